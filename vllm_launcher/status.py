@@ -1,0 +1,69 @@
+"""What the launcher says about its servers: the wire types of the control API, shared with the app.
+
+The states of a server, and what each one promises::
+
+    absent ──▶ fetching ──▶ starting ──▶ warming ──▶ ready ──▶ draining ──▶ stopped
+                  ▲             │           │          │
+                  └── back-off ─┴───────────┴──────────┘  (an exit nobody asked for)
+                                                       └──▶ failed  (too often: reason and hint say why)
+
+absent    nothing was asked of it yet; ``ensure_ready`` starts it
+fetching  its engine is being installed or its weights fetched; no process
+starting  a process exists, or is about to (``phase`` tells a queue or a back-off); it answers nothing yet
+warming   it answers /health, and has not generated a token
+ready     it has just generated a token: the only state with an ``endpoint``
+draining  the endpoint is withdrawn, requests under way may finish, nothing new is sent to it
+stopped   asked to end, and no process of it is left
+failed    given up on, no process of it is left; ``reason`` and ``hint`` are set; ``ensure_ready`` tries anew
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from vllm_launcher.progress import Progress
+
+State = Literal["absent", "fetching", "starting", "warming", "ready", "draining", "stopped", "failed"]
+
+
+class ServerStatus(BaseModel):
+    """One model's server, as of now."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    state: State = "absent"
+    phase: str = ""
+    """What it is doing, for people: "downloading weights", "waiting 4 s before restart 2"."""
+    progress: Progress | None = None
+    since: float = 0.0
+    """When it entered ``state``: unix seconds."""
+    endpoint: str | None = None
+    """Base URL without /v1, for example http://127.0.0.1:41003; only while ready."""
+    served_name: str
+    """The name its requests must carry as ``model``."""
+    pid: int | None = None
+    restarts: int = 0
+    """Starts after the first one, since the launcher began or ``ensure_ready`` revived it."""
+    reason: str | None = None
+    """Why the last attempt ended: the engine's last meaningful log line."""
+    hint: str | None = None
+    """What a person can do about ``reason``."""
+    memory_bytes: int | None = None
+    """Resident memory of its process tree."""
+
+
+class LauncherStatus(BaseModel):
+    """Everything the launcher knows: one value, sent whole on every change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    pid: int
+    started_at: float
+    """Unix seconds."""
+    servers: tuple[ServerStatus, ...] = ()
+
+    def server(self, model: str) -> ServerStatus | None:
+        """The status of one model, or None if the registry has no such model."""
+        return next((server for server in self.servers if server.model == model), None)
