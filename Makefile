@@ -1,0 +1,50 @@
+# The same targets at a desk and in CI. `make serve` and `make test` need nothing but Python 3.11+ and make.
+PYTHON ?= python3
+RUN    := .venv/bin/python
+UV     := .venv/bin/uv
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check unit lint types fmt env dev lock schema clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+
+serve: env ## everything: environments, engine, model, servers, app (PORT=8000 HOST=127.0.0.1)
+	@exec $(RUN) -m vllm_launcher up --exit-with-parent $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+test: dev lint types ## all tests, against the real engine and unmodified clients
+	@$(RUN) -m vllm_launcher fetch --exit-with-parent
+	@$(RUN) -m pytest
+
+check: dev lint types unit ## lint, types and unit tests
+
+unit: dev
+	@$(RUN) -m pytest -q tests/unit packages
+
+lint: dev
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+types: dev
+	@$(RUN) -m pyright
+
+fmt: dev ## format the code
+	@$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .
+
+env:
+	@$(PYTHON) bootstrap.py
+
+dev:
+	@$(PYTHON) bootstrap.py --dev
+
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+lock: dev ## pin the newest versions that fit together
+	$(COMPILE) --upgrade --group build pyproject.toml -o requirements.lock
+	$(COMPILE) --upgrade --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+schema: env ## write models.schema.json anew
+	@$(RUN) -m vllm_launcher schema > models.schema.json
+
+clean: ## remove what the targets made here (engines and weights stay in the user's cache)
+	rm -rf .venv artifacts tests/clients/js/node_modules .pytest_cache .ruff_cache .hypothesis
