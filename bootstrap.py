@@ -210,9 +210,7 @@ def install_browser() -> None:
     if any(map(shutil.which, BROWSERS)):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        say(
-            "no Chromium found: the browser tests will be skipped. Install it, for example: sudo apt-get install chromium"
-        )
+        say("no Chromium found: the browser tests will be skipped. For example: sudo apt-get install chromium")
         return
     say("installing Chromium with apt-get")
     if run(["apt-get", "update", "-qq"]) or run(
