@@ -2,7 +2,7 @@
 
 ``python3 bootstrap.py`` makes what ``make serve`` needs; ``--dev`` what ``make test`` needs besides.
 Standard library alone, for it runs before anything is installed. A second call costs nothing: ``.venv/.complete``
-holds a digest of everything that went in and is written last, so a half-made environment is never taken for a whole one.
+holds a digest of everything that went in and is written last, so a half-made environment is never taken for whole.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def install(arguments: list[str], total: int | None) -> None:
     """
     command = [str(PYTHON), "-m", "pip", "install", "--progress-bar", "off", "--no-input", *arguments]
     tail: list[str] = []
-    with subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=die_with_parent_hard
     ) as pip:
         show_progress(pip.stdout or [], tail, total)
@@ -224,7 +224,7 @@ def run(command: list[str], *, cwd: Path = ROOT, path: str | None = None, quiet:
     """Run a command that ends when this process does; its exit status."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", **({"PATH": path} if path else {})}
     output = subprocess.DEVNULL if quiet else None
-    return subprocess.run(  # noqa: S603 - commands are our own
+    return subprocess.run(
         command, cwd=cwd, env=environment, stdout=output, preexec_fn=die_with_parent_hard, check=False
     ).returncode
 
