@@ -1,0 +1,19 @@
+"""LangChain's side of a vLLM server: a chat model that keeps what vLLM says, and the input of chat chains."""
+
+from chat_vllm.errors import EngineStreamCutError, EngineStreamError
+from chat_vllm.messages import ChatInput, ChatOutput
+from chat_vllm.model import ChatVLLM
+from chat_vllm.prompt import ChatPrompt, chat_prompt
+from chat_vllm.sampling import ConfigurableChat, configurable
+
+__all__ = [
+    "ChatInput",
+    "ChatOutput",
+    "ChatPrompt",
+    "ChatVLLM",
+    "ConfigurableChat",
+    "EngineStreamCutError",
+    "EngineStreamError",
+    "chat_prompt",
+    "configurable",
+]

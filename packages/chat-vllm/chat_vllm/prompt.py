@@ -1,0 +1,63 @@
+"""The prompt in front of a chat model: a system prompt, then the conversation."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+from langchain_core.runnables import RunnableConfig
+from pydantic import BaseModel
+from typing_extensions import override
+
+from chat_vllm.messages import ChatInput
+
+
+class ChatPrompt(ChatPromptTemplate):
+    """A system prompt and the messages of a ``ChatInput``, in any of its forms.
+
+    A conversation that begins with a system message of its own is taken as it is: the request's wins.
+    """
+
+    @override
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """The input that a chain with this prompt in front declares."""
+        return ChatInput
+
+    @override
+    def _validate_input(self, inner_input: Any) -> dict[str, Any]:
+        return {"messages": ChatInput.model_validate(inner_input).messages}
+
+    @override
+    def format_messages(self, **kwargs: Any) -> list[BaseMessage]:
+        """The messages that the model is asked with."""
+        return request_wins(super().format_messages(**kwargs))
+
+    @override
+    async def aformat_messages(self, **kwargs: Any) -> list[BaseMessage]:
+        """The messages that the model is asked with."""
+        return request_wins(await super().aformat_messages(**kwargs))
+
+
+def request_wins(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """Drop the chain's system prompt where the request brings one."""
+    both = len(messages) > 1 and isinstance(messages[0], SystemMessage) and isinstance(messages[1], SystemMessage)
+    return messages[1:] if both else messages
+
+
+def chat_prompt(system_prompt: str | None, variables: Mapping[str, str] | None = None) -> ChatPrompt:
+    """A prompt whose system part is a template: ``{name}`` stands for a variable, ``{{`` and ``}}`` for braces.
+
+    Args:
+        system_prompt: None or empty: no system message of the chain's own.
+        variables: A value for every variable of the template.
+
+    Raises:
+        ValueError: A variable of the template has no value.
+    """
+    turns: list[Any] = [("system", system_prompt)] if system_prompt else []
+    prompt = cast("ChatPrompt", ChatPrompt.from_messages([*turns, MessagesPlaceholder("messages")]))
+    missing = sorted(set(prompt.input_variables) - {"messages"} - set(variables or {}))
+    if missing:
+        msg = f"The system prompt needs a value for {', '.join(missing)}; write {{{{ and }}}} for plain braces."
+        raise ValueError(msg)
+    return cast("ChatPrompt", prompt.partial(**variables)) if variables else prompt

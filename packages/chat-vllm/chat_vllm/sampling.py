@@ -1,0 +1,121 @@
+"""Sampling per request: ``config={"configurable": {"temperature": 0.7}}``."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import ConfigurableField, Runnable, RunnableConfig
+from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.configurable import RunnableConfigurableFields
+from langchain_core.tools import BaseTool
+from pydantic import BaseModel, Field
+from typing_extensions import override
+
+from chat_vllm.messages import ChatOutput
+from chat_vllm.model import ChatVLLM
+from chat_vllm.structured import Method, Schema, Structured, structured_output
+
+
+class Sampling(BaseModel):
+    """What a request may change: fields of ``ChatVLLM`` by name, each in its range. None: the engine's default."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        None, title="Temperature", description="0 always takes the likeliest token."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, title="Top p", description="Sample among the likeliest tokens that have this share together."
+    )
+    top_k: Annotated[int, Field(ge=-1)] | None = Field(
+        None, title="Top k", description="Sample among the k likeliest tokens; 0 or -1: among all."
+    )
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, title="Min p", description="Least likelihood of a token, relative to the likeliest."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = Field(
+        None, title="Repetition penalty", description="Above 1: less repetition."
+    )
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(
+        None, title="Presence penalty", description="Above 0: more words that are new."
+    )
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(
+        None, title="Frequency penalty", description="Above 0: fewer words that are frequent."
+    )
+    max_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, title="Max tokens", description="The answer's length at most, in tokens."
+    )
+    seed: int | None = Field(None, title="Seed", description="The same seed and request give the same answer.")
+    stop: list[str] | None = Field(None, title="Stop", description="Texts that end the answer.")
+
+
+if TYPE_CHECKING:
+    Fields = RunnableConfigurableFields[LanguageModelInput, AIMessage]
+else:
+    Fields = RunnableConfigurableFields  # a parametrised one makes pydantic copy the model into an abstract class
+
+
+class ConfigurableChat(Fields):
+    """A ``ChatVLLM`` whose sampling a request may change.
+
+    A request that changes nothing goes to the model itself; another to a copy of it that shares its connections.
+    Tools and structured output bound here stay configurable (on the class of langchain-core they would not).
+    """
+
+    @property
+    def model(self) -> ChatVLLM:
+        """The model as it is without a request's changes."""
+        return cast("ChatVLLM", self.default)
+
+    @override
+    def _prepare(
+        self, config: RunnableConfig | None = None
+    ) -> tuple[Runnable[LanguageModelInput, AIMessage], RunnableConfig]:
+        """The model for one request.
+
+        A copy, not a new instance as the base class makes: that would mark every field as set, ``streaming=False``
+        among them, and a model told so answers a stream in one piece.
+        """
+        config = ensure_config(config)
+        asked = config.get("configurable") or {}
+        changes = {name: asked[name] for name in self.fields if name in asked}
+        if not changes:
+            return self.model, config
+        checked = Sampling.model_validate(changes).model_dump(exclude_unset=True)
+        return self.model.model_copy(update=checked), config
+
+    def bind_tools(
+        self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """As ``ChatVLLM.bind_tools``."""
+        bound: Any = self.model.bind_tools(tools, **kwargs)
+        return self.bind(**bound.kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Schema | None = None,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Structured]:
+        """As ``ChatVLLM.with_structured_output``."""
+        return structured_output(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
+
+    @override
+    def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """The output is a message of the model."""
+        return ChatOutput
+
+
+def configurable(llm: ChatVLLM, names: Sequence[str] = tuple(Sampling.model_fields)) -> ConfigurableChat:
+    """Let a request's config change these fields of ``Sampling``.
+
+    A value out of its range raises pydantic's ``ValidationError`` when the request is made.
+    """
+    fields: dict[str, Any] = {
+        name: ConfigurableField(id=name, name=field.title, description=field.description, annotation=field.annotation)
+        for name, field in Sampling.model_fields.items()
+        if name in names
+    }
+    return ConfigurableChat(default=llm, fields=fields)
