@@ -1,0 +1,92 @@
+"""A planned server as the command line of its engine. Pure.
+
+Engines listen on 127.0.0.1 only. The environment is small and explicit: nothing of the launcher's own leaks in
+but what a process needs to run at all.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_launcher.entries import Flag, ModelSpec
+from vllm_launcher.planned import PlannedServer
+
+HOST = "127.0.0.1"
+
+INHERITED = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "CUDA_HOME", "HF_HOME",
+    "XDG_CACHE_HOME", "SSL_CERT_FILE",
+)  # fmt: skip
+"""What an engine may take over from the launcher's environment; no proxies, no tokens, no keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to start one engine process."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+def build_command(  # noqa: PLR0913 - all of them are bound at the start, and each is named
+    server: PlannedServer,
+    spec: ModelSpec,
+    *,
+    python: Path,
+    checkpoint: Path,
+    port: int,
+    inherited: Mapping[str, str] | None = None,
+) -> Command:
+    """The command of a planned server.
+
+    Args:
+        server: What the plan chose.
+        spec: The entry it serves.
+        python: The interpreter of the engine's own environment.
+        checkpoint: The folder of the weights, or a GGUF file.
+        port: A free port, this server's own.
+        inherited: The launcher's environment, of which ``INHERITED`` is passed on.
+    """
+    return Command(
+        argv=(str(python), *_entry_point(server.engine, checkpoint), *_arguments(server, spec, port)),
+        env={**_inherit(inherited or {}, python), **server.env},
+    )
+
+
+def flag_arguments(flags: Mapping[str, Flag]) -> Iterator[str]:
+    """Flags as arguments: true is the bare flag, false its ``no-`` form, null nothing, a list several values."""
+    for name, value in flags.items():
+        match value:
+            case None:
+                continue
+            case True:
+                yield f"--{name}"
+            case False:
+                yield f"--no-{name}"
+            case list():
+                yield from (f"--{name}", *value)
+            case _:
+                yield f"--{name}={value}" if str(value).startswith("-") else f"--{name}"
+                yield from () if str(value).startswith("-") else (_text(value),)
+
+
+def _entry_point(engine: str, checkpoint: Path) -> Sequence[str]:
+    if engine.startswith("vllm-omni"):
+        return ("-m", "vllm_omni.entrypoints.cli.main", "serve", str(checkpoint), "--omni")
+    return ("-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint))
+
+
+def _arguments(server: PlannedServer, spec: ModelSpec, port: int) -> Iterator[str]:
+    yield from ("--served-model-name", spec.id, "--host", HOST, "--port", str(port))
+    yield from flag_arguments(server.flags)
+
+
+def _text(value: Flag) -> str:
+    return json.dumps(value) if isinstance(value, float) else str(value)
+
+
+def _inherit(environment: Mapping[str, str], python: Path) -> dict[str, str]:
+    kept = {name: environment[name] for name in INHERITED if name in environment}
+    path = kept.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+    return {**kept, "PATH": f"{python.parent}:{path}", "PYTHONUNBUFFERED": "1"}

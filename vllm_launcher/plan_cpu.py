@@ -1,0 +1,167 @@
+"""Servers on a machine's processor: what fits its memory and is fast enough to be of use.
+
+Pure. Everything on one machine shares one pool of memory and one set of cores.
+"""
+
+from dataclasses import dataclass
+
+from vllm_launcher.entries import Flag, ModelSpec, OmniEngine
+from vllm_launcher.facts import DiffusionFacts, Facts, ModelFacts, gguf_file
+from vllm_launcher.flags import ENGINE_ENV, common_flags, context_of, override, own_env, sequences_of
+from vllm_launcher.hardware import Hardware
+from vllm_launcher.memory import CPU_PROCESSES, cache_bytes
+from vllm_launcher.planned import GIB, MIB, Choice, Memory, PlannedServer, Rejected, gib
+
+RESERVE = GIB
+"""Left to the app, the launcher and the system."""
+
+CONTEXT_CAP = 8192
+CACHE_SHARE = 8
+UNKNOWN_CACHE = 512 * MIB
+LEAST_CACHE = 64 * MIB
+
+READ_BYTES_PER_CORE = 5 * GIB
+READ_BYTES_LIMIT = 100 * GIB
+"""Decoding reads every active weight once a token. Measured: 27 tokens/s of 269 MB with one thread, 6.8 GiB/s."""
+
+SLOWEST = 1.0
+"""Tokens a second below which nobody waits for an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuBudget:
+    """What is left for further servers. ``threads`` is each server's share of the cores."""
+
+    memory: int
+    threads: int
+
+
+def budget_of(hardware: Hardware, servers: int) -> CpuBudget:
+    """One core stays free for what is not computing: the API processes, the app. Servers share the others."""
+    return CpuBudget(
+        memory=max(0, hardware.memory_available - RESERVE),
+        threads=max(1, (hardware.cores - 1) // max(1, servers)),
+    )
+
+
+def plan_cpu(spec: ModelSpec, facts: Facts | None, budget: CpuBudget) -> PlannedServer | Rejected:
+    """A server for that model on the processor, or why not."""
+    if isinstance(spec.engine, OmniEngine):
+        from vllm_launcher.plan_omni import plan_omni_cpu  # noqa: PLC0415 - it builds on this module
+
+        return plan_omni_cpu(spec, facts if isinstance(facts, DiffusionFacts) else None, budget)
+    text = facts if isinstance(facts, ModelFacts) else None
+    if text is not None and (rejected := _unfit(spec, text, budget)):
+        return rejected
+    return _server(spec, text, budget)
+
+
+def speed(facts: ModelFacts, threads: int) -> float:
+    """Tokens a second of one stream, estimated from what the memory can deliver."""
+    return min(READ_BYTES_PER_CORE * threads, READ_BYTES_LIMIT) / (facts.active * 2)
+
+
+def _unfit(spec: ModelSpec, facts: ModelFacts, budget: CpuBudget) -> Rejected | None:
+    forced = getattr(spec.engine, "device", "auto") == "cpu"
+    if facts.quantization not in (None, "gguf"):
+        reason = f"its weights are quantized ({facts.quantization}), and that runs on GPUs only"
+        return Rejected(spec.id, reason, "name the unquantized model, or a GGUF, which is dequantized here")
+    need = _memory(facts, *_lengths(spec, facts)).total
+    if need > budget.memory:
+        reason = f"needs {gib(need)} of memory, {gib(budget.memory)} are free for it; no GPU was found"
+        return Rejected(spec.id, reason, "add memory or a GPU, or name a smaller model")
+    tokens = speed(facts, budget.threads)
+    if spec.task != "embedding" and tokens < SLOWEST and not forced:
+        reason = f"no GPU was found, and this processor would give about {tokens:.1f} tokens a second"
+        return Rejected(spec.id, reason, 'add a GPU, or insist with "engine": {"type": "vllm", "device": "cpu"}')
+    return None
+
+
+def _server(spec: ModelSpec, facts: ModelFacts | None, budget: CpuBudget) -> PlannedServer:
+    tokens, sequences = _lengths(spec, facts)
+    memory = _memory(facts, tokens, sequences)
+    flags, choices = common_flags(spec, facts, "cpu")
+    choices += _choices(spec, facts, memory, budget)
+    flags |= _flags(spec, facts, memory, tokens, sequences)
+    return PlannedServer(
+        model=spec.id,
+        engine="vllm-cpu",
+        flags=override(spec, flags, choices),
+        env={**ENGINE_ENV, **thread_env(budget.threads), **own_env(spec)},
+        reasons=tuple(choices),
+        memory=memory,
+        available=budget.memory,
+        kv_tokens=_cache_tokens(tokens, sequences) if facts is not None and not _encodes(facts) else 0,
+        facts_from=facts.origin if facts is not None else "nothing yet",
+        on_demand=spec.load == "on-demand",
+    )
+
+
+def thread_env(threads: int) -> dict[str, str]:
+    """Threads unbound: bound ones of several servers would sit on the same cores."""
+    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+
+
+def _flags(spec: ModelSpec, facts: ModelFacts | None, memory: Memory, tokens: int, sequences: int) -> dict[str, Flag]:
+    flags: dict[str, Flag] = {
+        "dtype": "float32" if _encodes(facts) else "bfloat16",
+        "enforce-eager": True,
+        "max-num-seqs": sequences,
+        "kv-cache-memory-bytes": memory.kv_cache,  # unset, vLLM asks for 92 % of the machine, also where it needs none
+    }
+    if spec.task != "embedding" or spec.limits.max_model_len is not None:
+        flags["max-model-len"] = tokens
+    return flags
+
+
+def _choices(spec: ModelSpec, facts: ModelFacts | None, memory: Memory, budget: CpuBudget) -> list[Choice]:
+    tokens, context_why = context_of(spec, facts, CONTEXT_CAP)
+    sequences, sequences_why = sequences_of(spec, "cpu")
+    choices = [
+        Choice("engine", "vllm-cpu", "no NVIDIA GPU was found"),
+        Choice("max-num-seqs", str(sequences), sequences_why),
+        Choice("enforce-eager", "true", "compiling costs minutes at every start and gains little on a processor"),
+        Choice("threads", str(budget.threads), "one core is left to the API; servers share the others"),
+    ]
+    if spec.task != "embedding" or spec.limits.max_model_len is not None:
+        choices.append(Choice("max-model-len", str(tokens), context_why))
+    if _encodes(facts):
+        choices.append(Choice("dtype", "float32", "small, and so exact: its vectors equal the original's"))
+    else:
+        choices.append(Choice("dtype", "bfloat16", "half of float32 to read for every token"))
+    if gguf_file(spec):
+        choices.append(Choice("weights", "dequantized", "the GGUF kernels need a GPU; converted once, at the fetch"))
+    if facts is not None and not _encodes(facts):
+        cached = _cache_tokens(tokens, sequences)
+        why = f"{cached} tokens: an eighth of {sequences} requests of full length, one of them at least"
+        choices.append(Choice("kv-cache-memory-bytes", str(memory.kv_cache), why))
+    return choices
+
+
+def _lengths(spec: ModelSpec, facts: ModelFacts | None) -> tuple[int, int]:
+    return context_of(spec, facts, CONTEXT_CAP)[0], sequences_of(spec, "cpu")[0]
+
+
+def _memory(facts: ModelFacts | None, tokens: int, sequences: int) -> Memory:
+    if facts is None:
+        return Memory(kv_cache=UNKNOWN_CACHE, overhead=CPU_PROCESSES)
+    cached = 0 if _encodes(facts) else cache_bytes(facts, _cache_tokens(tokens, sequences))
+    return Memory(
+        weights=facts.parameters * (4 if _encodes(facts) else 2),
+        kv_cache=max(LEAST_CACHE, -(-cached // MIB) * MIB),
+        activations=int(2 * 2048 * (4 * facts.hidden + 3 * facts.intermediate)),
+        overhead=CPU_PROCESSES,
+    )
+
+
+ENCODERS = frozenset({"BertModel", "XLMRobertaModel", "BertForMaskedLM"})
+"""Architectures that read all of a text at once and cache nothing."""
+
+
+def _encodes(facts: ModelFacts | None) -> bool:
+    return facts is not None and facts.architecture in ENCODERS
+
+
+def _cache_tokens(tokens: int, sequences: int) -> int:
+    """On a processor requests queue for the cores long before they fill a cache for the worst case."""
+    return tokens * max(1, sequences // CACHE_SHARE)
