@@ -1,0 +1,99 @@
+"""The way of a request to its engine: the server is looked up when the request is made, not when the chain is.
+
+So a chain knows only its model's name. A server that restarts on another port, or is not ready, is the table's
+matter, and a connection that fails says what failed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import cast
+
+import httpx2
+
+from app.errors import EngineDied
+from app.table import Endpoint, ServerTable
+from app.upstream import translate_transport
+
+BASE_URL = "http://engine.invalid/v1"
+"""What chat models are given as address; the transport replaces everything before ``/v1``."""
+
+
+class EndpointTransport(httpx2.AsyncBaseTransport):
+    """Sends the requests of one model to whatever server is ready for it.
+
+    Args:
+        model: The model's id.
+        table: Knows the ready server.
+        inner: The connections, shared by all models; closed by whoever made it.
+    """
+
+    def __init__(self, model: str, table: ServerTable, inner: httpx2.AsyncBaseTransport) -> None:
+        self._model = model
+        self._table = table
+        self._inner = inner
+
+    def __repr__(self) -> str:
+        return f"<EndpointTransport {self._model} → {self._table.endpoint(self._model)}>"
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send the request; an error before the answer begins is a ServiceError."""
+        endpoint = await self._table.ensure_ready(self._model, wait=0)
+        async with _while_up(endpoint, answering=False):
+            response = await self._inner.handle_async_request(_redirect(request, endpoint))
+        return httpx2.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=_Answer(cast("httpx2.AsyncByteStream", response.stream), endpoint),
+            extensions=response.extensions,
+        )
+
+
+class _Answer(httpx2.AsyncByteStream):
+    """The body of an answer, whose end is either its end or a named error."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, endpoint: Endpoint) -> None:
+        self._inner = inner
+        self._endpoint = endpoint
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = aiter(self._inner)
+        while True:
+            async with _while_up(self._endpoint, answering=True):
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _while_up(endpoint: Endpoint, *, answering: bool) -> AsyncIterator[None]:
+    """Name what fails in the block, and end the block when the table says that the server has gone.
+
+    A killed engine closes its connections. One that was told to end may keep them open for ever, without a word.
+    """
+    if endpoint.ended:
+        raise _gone()
+    try:
+        async with asyncio.timeout(None) as scope:
+            with endpoint.on_end(lambda: scope.reschedule(0)):
+                yield
+    except TimeoutError as error:
+        raise _gone() from error
+    except httpx2.HTTPError as error:
+        raise translate_transport(error, answering=answering) from error
+
+
+def _gone() -> EngineDied:
+    return EngineDied("The engine ended before the answer was whole.", hint="What arrived is not the whole answer.")
+
+
+def _redirect(request: httpx2.Request, endpoint: Endpoint) -> httpx2.Request:
+    """Return the same request for the server at ``endpoint``."""
+    url = httpx2.URL(endpoint.url.rstrip("/") + request.url.raw_path.decode("ascii"))
+    headers = httpx2.Headers(request.headers)
+    headers["host"] = url.netloc.decode("ascii")
+    return httpx2.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)

@@ -1,0 +1,180 @@
+"""Server-sent events: frames, and an answer that always ends in a named event or with its caller.
+
+Follows the WHATWG HTML standard, section 9.2, and LangServe's use of it: lines end in CR LF, every event is named.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.guard import CallerLeft, while_wanted
+from app.shutdown import Shutdown
+
+WAITING = 16
+"""Events that may wait for a slow caller; then the engine waits."""
+PING = b": ping\r\n\r\n"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. ``data`` is None for an event that is only a name."""
+
+    name: str
+    data: str | None = None
+
+    def encode(self) -> bytes:
+        """Return the event's frame."""
+        frame = f"event: {self.name}\r\n"
+        if self.data is not None:
+            lines = _LINE_END.split(self.data) if "\n" in self.data or "\r" in self.data else (self.data,)
+            frame += "".join(f"data: {line}\r\n" for line in lines)
+        return f"{frame}\r\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The last thing a pump delivers: the end, or what ended it."""
+
+    error: BaseException | None
+
+
+class Pump:
+    """Runs a generator of events in a task of its own, so that waiting for one can be given up without harm.
+
+    A generator of LangChain must run in one task from first to last (it sets context variables), and an ``anext`` of
+    it that is cancelled kills it.
+    """
+
+    def __init__(self, events: AsyncGenerator[Event, None]) -> None:
+        self._queue: asyncio.Queue[Event | _End] = asyncio.Queue(WAITING)
+        self._end: _End | None = None
+        self._task = asyncio.create_task(self._run(events), name="event pump")
+
+    async def _run(self, events: AsyncGenerator[Event, None]) -> None:
+        end = _End(None)
+        try:
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    await self._queue.put(event)
+        except Exception as error:  # noqa: BLE001 -- handed to whoever reads
+            end = _End(error)
+        await self._queue.put(end)
+
+    async def next(self) -> Event | None:
+        """Return the next event, or None at the end.
+
+        Raises:
+            Exception: What the generator raised.
+        """
+        item = self._end or await self._queue.get()
+        if isinstance(item, Event):
+            return item
+        self._end = item
+        if item.error is not None:
+            raise item.error
+        return None
+
+    async def hold(self, enough: Callable[[Event], bool], seconds: float) -> tuple[Event, ...]:
+        """Return the events up to the first that is ``enough``, or those of ``seconds``, or all.
+
+        Raises:
+            Exception: What the generator raised before that.
+        """
+        held: list[Event] = []
+        scope = asyncio.timeout(seconds)
+        try:
+            async with scope:
+                while (event := await self.next()) is not None:
+                    held.append(event)
+                    if enough(event):
+                        break
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        return tuple(held)
+
+    async def stop(self) -> None:
+        """End the generator, wherever it is, and wait until it has."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+class EventStream(Response):
+    """An answer of server-sent events.
+
+    Ends in one of three ways: the pump's last event; one error event; silence, because the caller has left.
+
+    Args:
+        pump: Where the events come from; stopped at the end, however it comes.
+        held: Events that were pulled before the answer began.
+        render_error: Makes the error event.
+        shutdown: Interrupts the stream at its deadline.
+        ping: Seconds of silence before a comment line.
+        endless: It has no end of its own, so it ends when the app begins to.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        pump: Pump,
+        *,
+        held: tuple[Event, ...] = (),
+        render_error: Callable[[BaseException], Event],
+        shutdown: Shutdown,
+        ping: float,
+        endless: bool = False,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._pump = pump
+        self._held = held
+        self._render_error = render_error
+        self._shutdown = shutdown
+        self._ping = ping
+        self._endless = endless
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events as they come."""
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._send_all(receive, send)
+        except CallerLeft:
+            pass
+        finally:
+            await self._pump.stop()
+
+    async def _send_all(self, receive: Receive, send: Send) -> None:
+        try:
+            async with while_wanted(receive, self._shutdown, endless=self._endless):
+                for event in self._held:
+                    await _send(send, event.encode())
+                while (frame := await self._next_frame()) is not None:
+                    await _send(send, frame)
+        except CallerLeft:
+            raise
+        except Exception as error:  # noqa: BLE001 -- named, in the stream's own way
+            await _send(send, self._render_error(error).encode())
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _next_frame(self) -> bytes | None:
+        scope = asyncio.timeout(self._ping)
+        try:
+            async with scope:
+                event = await self._pump.next()
+        except TimeoutError:
+            if scope.expired():
+                return PING
+            raise
+        return event.encode() if event else None
+
+
+async def _send(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})

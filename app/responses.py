@@ -1,0 +1,133 @@
+"""Errors as HTTP answers: the same JSON body everywhere, whoever raised them."""
+
+import difflib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from app.errors import (
+    InternalError,
+    InvalidInput,
+    Refused,
+    ServiceError,
+    UnknownModel,
+    UnknownRoute,
+    WrongMethod,
+    describe,
+    meaning,
+    scrub,
+)
+from app.guard import CallerLeft
+from app.upstream import translate
+
+log = logging.getLogger(__name__)
+
+LEFT = 499
+"""nginx's status for a caller that closed the connection; only a log ever sees it."""
+PROBLEM_LIMIT = 20
+"""Places of a bad input that are listed: a union of message types can fail in hundreds."""
+
+
+def respond(error: ServiceError) -> JSONResponse:
+    """Return ``{"error": {...}}`` with the error's status and, where a retry makes sense, Retry-After."""
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
+    return JSONResponse({"error": describe(error)}, meaning(error).status, headers)
+
+
+def name_error(error: BaseException) -> ServiceError:
+    """Return the error of this service that ``error`` is; what nobody foresaw goes to the log, whole."""
+    if isinstance(error, RequestValidationError):
+        return invalid(error.errors())
+    if isinstance(error, HTTPException):
+        return _from_http(error)
+    named = translate(error)
+    if isinstance(named, InternalError):
+        log.error("unforeseen", exc_info=error)
+    return named
+
+
+def invalid(problems: Sequence[Any], *, within: Sequence[str | int] = ()) -> InvalidInput:
+    """Return the error for pydantic's list of problems, without the values it quotes.
+
+    Args:
+        problems: As ``ValidationError.errors()`` has them.
+        within: Where the validated part stands in the body.
+    """
+    listed = [_problem(problem, within) for problem in problems[:PROBLEM_LIMIT]]
+    if not listed:
+        return InvalidInput("The request is invalid.")
+    first = listed[0]
+    place = ".".join(str(step) for step in first["loc"])
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidInput(f"{place}: {first['msg']}{more}" if place else first["msg"], param=place or None, problems=listed)
+
+
+def _problem(problem: Any, within: Sequence[str | int]) -> dict[str, Any]:
+    if not isinstance(problem, Mapping):  # LangServe also raises plain texts
+        return {"loc": [*within], "msg": scrub(str(problem)), "type": "invalid"}
+    said = cast("Mapping[str, Any]", problem)
+    return {"loc": [*within, *said["loc"]], "msg": scrub(said["msg"]), "type": said["type"]}
+
+
+def _from_http(error: HTTPException) -> ServiceError:
+    """LangServe raises these for its own checks; starlette for routes and methods."""
+    match error.status_code:
+        case 404:
+            return UnknownRoute("There is no such route.", hint="GET /docs lists them all.")
+        case 405:
+            allowed = (error.headers or {}).get("Allow")
+            return WrongMethod("This route does not take that method.", hint=f"It takes {allowed}." if allowed else None)
+        case 422:
+            return InvalidInput(scrub(str(error.detail)))
+        case _:
+            return Refused(scrub(str(error.detail)))
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Let only errors of this service out of the block, and the news that the caller has left."""
+    try:
+        yield
+    except (ServiceError, CallerLeft):
+        raise
+    except Exception as error:
+        raise name_error(error) from error
+
+
+def install_handlers(app: FastAPI, models: Iterable[str]) -> None:
+    """Let every error of ``app`` be answered in the one shape; unknown models are told the near ones."""
+    known = tuple(models)
+
+    async def answer(request: Request, error: Exception) -> Response:
+        named = name_error(error)
+        if isinstance(named, UnknownRoute):
+            named = _unknown(request.url.path, known) or named
+        return respond(named)
+
+    async def answer_nobody(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=LEFT)
+
+    async def answer_unforeseen(_request: Request, _error: Exception) -> Response:
+        return respond(InternalError())  # the server logs it
+
+    for kind in (ServiceError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer)
+    for kind in (CallerLeft, ClientDisconnect):
+        app.add_exception_handler(kind, answer_nobody)
+    app.add_exception_handler(Exception, answer_unforeseen)
+
+
+def _unknown(path: str, known: Sequence[str]) -> UnknownModel | None:
+    """Return the better error where the first part of ``path`` looks like a model that is not there."""
+    model, _, rest = path.lstrip("/").partition("/")
+    if model in known or not rest:
+        return None
+    near = difflib.get_close_matches(model, known, n=3, cutoff=0.5) or list(known[:5])
+    return UnknownModel(f"There is no model '{scrub(model[:64])}'.", hint=f"There is {', '.join(near)}." if near else None)

@@ -1,0 +1,74 @@
+"""The app's settings: the only place under ``app/`` that reads the environment.
+
+Every field is the variable ``LANGSERVE_VLLM_<FIELD>``; nested limits are ``LANGSERVE_VLLM_LIMITS__<FIELD>``.
+The launcher sets the first four when it starts the app.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "LANGSERVE_VLLM_"
+
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Limits(BaseModel):
+    """What one request may ask for. Each limit has its own named error."""
+
+    model_config = ConfigDict(frozen=True)
+
+    body_bytes: Count = 8 * 1024 * 1024
+    """Larger bodies get 413 before they are parsed."""
+    body_seconds: Seconds = 30
+    """A body that takes longer to arrive gets 408."""
+    json_depth: Count = 64
+    """Deeper nesting gets 422."""
+    batch_size: Count = 64
+    """Inputs of one batch; more get 413."""
+    batch_concurrency: Count = 8
+    """Inputs of one batch that are computed at once."""
+    messages: Count = 1024
+    """Messages of one input; more get 413."""
+
+
+class Settings(BaseSettings):
+    """Everything the app can be told from outside."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    models: Path = Path("models.json")
+    """The registry."""
+    control: Path | None = None
+    """The launcher's control socket. Without it no model ever gets ready, and status says so."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    access_log: bool = False
+    limits: Limits = Limits()
+
+    wait_ready: Seconds = 20
+    """How long a request waits for its model to get ready, where it does not say (``Prefer: wait=N``)."""
+    wait_ready_max: Seconds = 300
+    """The longest wait a request may choose."""
+    stream_hold: Seconds = 10
+    """How long a stream waits for its first output, so that an error before it still gets a status of its own."""
+    ping: Annotated[float, Field(gt=0)] = 15
+    """Seconds of silence after which an idle stream gets a comment line, which keeps proxies from closing it."""
+    drain: Seconds = 8
+    """How long requests under way may go on after the app was told to stop."""
+
+    engine_connect: Annotated[float, Field(gt=0)] = 5
+    """Seconds to reach an engine server."""
+    engine_silence: Annotated[float, Field(gt=0)] = 600
+    """Seconds an engine may send nothing before the request is given up with 504."""
+    engine_connections: Count = 1024
+    """Requests under way to all engines together."""
+
+
+def read_secret(name: str) -> str | None:
+    """Read the environment variable that a registry entry names for its key; None where unset or empty."""
+    return os.environ.get(name) or None  # noqa: TID251 -- this is the module that may

@@ -1,0 +1,106 @@
+"""What people and programs ask about the service itself: is it alive, is it ready, which models are there."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from app.errors import describe_progress, scrub
+from app.protocols.sse import Event, EventStream, Pump
+from app.settings import Settings
+from app.shutdown import Shutdown
+from app.table import ServerTable
+from vllm_launcher.registry import ModelSpec, Registry
+from vllm_launcher.status import ServerStatus
+
+UNREACHABLE = "unreachable"
+"""The state of every model while the launcher does not answer."""
+PAUSE = 0.25
+"""Seconds between two events at least: progress comes faster than anybody reads."""
+
+
+def create_router(registry: Registry, table: ServerTable, settings: Settings, shutdown: Shutdown) -> APIRouter:
+    """Return the status routes."""
+    router = APIRouter(tags=["status"])
+
+    @router.get("/health", summary="Is the service alive?")
+    async def health() -> Response:
+        """200 as long as this process answers, whatever its models do."""
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/ready", summary="Are the models ready?", responses={503: {"description": "Some are not."}})
+    async def ready() -> Response:
+        """200 when every model that loads at startup is ready; 503 with the others otherwise."""
+        waiting = [model for model in list_models(registry, table) if model["load"] == "startup" and not model["ready"]]
+        if not waiting:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "models": waiting}, 503, {"Retry-After": "5"})
+
+    @router.get("/models", summary="List the models and their states")
+    async def models() -> Response:
+        """Every model of the registry, in its order."""
+        return JSONResponse(list_models(registry, table), headers={"Cache-Control": "no-store"})
+
+    @router.get("/models/events", summary="Follow the models' states")
+    async def events() -> Response:
+        """Server-sent events: one `models` event now and after every change, its data as of GET /models."""
+        return EventStream(
+            Pump(_follow(registry, table)),
+            render_error=lambda _error: Event("end"),
+            shutdown=shutdown,
+            ping=settings.ping,
+            endless=True,
+        )
+
+    _ = health, ready, models, events  # registered by their decorators
+    return router
+
+
+def list_models(registry: Registry, table: ServerTable) -> list[dict[str, Any]]:
+    """Return every model as JSON values, without addresses and paths."""
+    return [_describe(spec, table.server(spec.id), reachable=table.snapshot() is not None) for spec in registry.models]
+
+
+def _describe(spec: ModelSpec, server: ServerStatus | None, *, reachable: bool) -> dict[str, Any]:
+    state = server.state if server else ("absent" if reachable else UNREACHABLE)
+    return {
+        "id": spec.id,
+        "display_name": spec.display_name,
+        "description": spec.metadata.description,
+        "task": spec.task,
+        "tags": spec.metadata.tags,
+        "capabilities": spec.metadata.capabilities,
+        "licence": spec.metadata.licence,
+        "load": spec.load,
+        "state": state,
+        "ready": state == "ready",
+        "phase": scrub(server.phase) if server else "",
+        "progress": describe_progress(server.progress) if server else None,
+        "since": server.since if server else None,
+        "reason": scrub(server.reason) if server and server.reason else None,
+        "hint": scrub(server.hint) if server and server.hint else None,
+        "links": _links(spec),
+    }
+
+
+def _links(spec: ModelSpec) -> dict[str, str]:
+    """Return where things are, relative to the service's root, so that they hold behind a path prefix."""
+    if spec.chain is None:
+        return {}
+    routes = ("invoke", "batch", "stream", "stream_log", "stream_events", "input_schema", "output_schema", "config_schema")
+    pages = {"playground": f"{spec.id}/playground/", "chat_playground": f"{spec.id}/chat/playground/"}
+    return {**{route: f"{spec.id}/{route}" for route in routes}, **pages, "docs": f"docs#/{spec.id}"}
+
+
+async def _follow(registry: Registry, table: ServerTable) -> AsyncGenerator[Event, None]:
+    """Yield the list now and whenever it changes."""
+    last = ""
+    async for _ in table.changes():
+        now = json.dumps(list_models(registry, table))
+        if now != last:
+            yield Event("models", now)
+            last = now
+            await asyncio.sleep(PAUSE)

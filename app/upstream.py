@@ -1,0 +1,138 @@
+"""The edge to the engines: what HTTP client, openai SDK and LangChain raise, as errors of this service."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import httpx2
+import openai
+from langchain_core.exceptions import ContextOverflowError
+
+from app.errors import (
+    ContextTooLong,
+    EngineBusy,
+    EngineDied,
+    EngineFailed,
+    EngineTimeout,
+    EngineUnreachable,
+    InternalError,
+    InvalidInput,
+    Refused,
+    ServiceError,
+    scrub,
+)
+
+_OVERFLOW_PARAMS = frozenset({"input_tokens", "input_text"})
+_OVERFLOW_SIGNS = ("maximum context length", "maximum model length")
+
+
+def translate(error: BaseException) -> ServiceError:
+    """Return what ``error`` means to the caller; an error nobody foresaw is an InternalError."""
+    for link in _chain(error):
+        known = _known(link)
+        if known is not None:
+            return known
+    return InternalError()
+
+
+def translate_transport(error: httpx2.HTTPError, *, answering: bool) -> ServiceError:
+    """Return what a failed connection means; ``answering`` tells whether the answer had begun."""
+    if isinstance(error, httpx2.ConnectTimeout | httpx2.ConnectError):
+        return EngineUnreachable("The engine refuses connections: it has just ended or is not up yet.")
+    if isinstance(error, httpx2.PoolTimeout):
+        return EngineBusy("Too many requests are under way to the engines.")
+    if isinstance(error, httpx2.TimeoutException):
+        return EngineTimeout("The engine has sent nothing for too long.")
+    if answering:
+        return EngineDied("The engine ended in the middle of the answer.", hint="What arrived is not the whole answer.")
+    return EngineUnreachable("The engine closed the connection before it answered.")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what caused it, outermost first."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _known(error: BaseException) -> ServiceError | None:
+    """Return the meaning of one link of the chain, or None where a deeper one knows more."""
+    match error:
+        case ServiceError():
+            return error
+        case ContextOverflowError():
+            return ContextTooLong(_sentence(error))
+        case openai.APIStatusError():
+            return _refusal(error.status_code, error)
+        case openai.APITimeoutError() | openai.APIConnectionError():
+            return _lost(error)
+        case openai.APIError():
+            return _stream_error(error)
+        case httpx2.HTTPError():
+            return translate_transport(error, answering=True)
+        case TimeoutError():
+            return EngineTimeout("The engine did not answer in time.")
+        case _:
+            return None
+
+
+def _lost(error: openai.APIConnectionError) -> ServiceError:
+    """Our own transport's error says more than the SDK's wrapper around it."""
+    for cause in _chain(error):
+        if isinstance(cause, ServiceError):
+            return cause
+        if isinstance(cause, httpx2.HTTPError):
+            return translate_transport(cause, answering=True)
+    if isinstance(error, openai.APITimeoutError):
+        return EngineTimeout("The engine has sent nothing for too long.")
+    return EngineDied("The engine's answer ended before it was whole.", hint="What arrived is not the whole answer.")
+
+
+def _stream_error(error: openai.APIError) -> ServiceError:
+    """An error object inside a stream that began with HTTP 200; vLLM sends one when its engine core dies."""
+    status = _code(error)
+    if status is not None and status < 500:  # noqa: PLR2004
+        return _refusal(status, error)
+    return EngineDied("The engine failed in the middle of the answer.", hint="What arrived is not the whole answer.")
+
+
+def _refusal(status: int, error: openai.APIError) -> ServiceError:
+    """An HTTP error of the engine: the caller's fault keeps the engine's sentence, its own fault does not."""
+    text, param = _sentence(error), error.param
+    if status == 400 and _overflows(text, param):  # noqa: PLR2004
+        return ContextTooLong(text, param=param)
+    match status:
+        case 400:
+            return Refused(text, param=param)
+        case 413 | 422:
+            return InvalidInput(text, param=param)
+        case 429:
+            return EngineBusy("The engine's queue is full.")
+        case 408 | 504:
+            return EngineTimeout("The engine did not answer in time.")
+        case 401 | 403 | 404:
+            return EngineFailed("The engine does not accept this service's requests.", hint="See the service's log.")
+        case _:
+            return EngineFailed(f"The engine answered with an error of its own ({status}).")
+
+
+def _overflows(text: str, param: str | None) -> bool:
+    return param in _OVERFLOW_PARAMS or any(sign in text for sign in _OVERFLOW_SIGNS)
+
+
+def _body(error: BaseException) -> Mapping[str, Any]:
+    body = getattr(error, "body", None)
+    return cast("Mapping[str, Any]", body) if isinstance(body, Mapping) else {}
+
+
+def _code(error: openai.APIError) -> int | None:
+    code = _body(error).get("code")
+    return code if isinstance(code, int) else None
+
+
+def _sentence(error: BaseException) -> str:
+    """Return the engine's own sentence, without the SDK's frame around it."""
+    said = _body(error).get("message") or getattr(error, "message", None) or str(error)
+    return scrub(str(said)) or "The engine gave no reason."
