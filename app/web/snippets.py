@@ -19,12 +19,8 @@ class Snippet(NamedTuple):
     code: str
 
 
-_QUESTIONS: dict[Task, str] = {
-    "chat": "What is the capital of France?",
-    "vision-chat": "What is the capital of France?",
-    "image-generation": "a red apple",
-    "embedding": "What is the capital of France?",
-}
+_QUESTION = "What is the capital of France?"
+_PICTURE = "a red apple"
 
 
 def snippets(spec: ModelSpec, base_url: str) -> tuple[Snippet, ...]:
@@ -37,19 +33,12 @@ def snippets(spec: ModelSpec, base_url: str) -> tuple[Snippet, ...]:
     if spec.chain is None:
         return ()
     url = f"{base_url}{spec.id}"
-    value = _input(spec)
-    return (Snippet("curl", "curl", _curl(url, value)), Snippet("Python", "python", _python(url, value, spec.task)))
+    python = _draw(url) if spec.task == "image-generation" else _chat(url)
+    return (Snippet("curl", "curl", _curl(url, spec.task)), Snippet("Python", "python", python))
 
 
-def _input(spec: ModelSpec) -> object:
-    question = _QUESTIONS[spec.task]
-    if spec.task == "image-generation":
-        return question
-    return {"messages": [{"role": "user", "content": question}]}
-
-
-def _curl(url: str, value: object) -> str:
-    body = json.dumps({"input": value})
+def _curl(url: str, task: Task) -> str:
+    body = json.dumps({"input": _PICTURE if task == "image-generation" else _QUESTION})
     lines = (
         f"curl -sS {shlex.quote(url + '/invoke')}",
         "  -H 'Content-Type: application/json'",
@@ -58,25 +47,24 @@ def _curl(url: str, value: object) -> str:
     return " \\\n".join(lines)
 
 
-def _python(url: str, value: object, task: Task) -> str:
-    if task == "image-generation":
-        call = (f"image = chain.invoke({_literal(value)})",)
-    else:
-        call = (
-            f"question = {_literal(value)}",
-            "for chunk in chain.stream(question):",
-            '    print(chunk.content, end="", flush=True)',
-        )
+def _chat(url: str) -> str:
+    return _python(
+        url,
+        f"for chunk in chain.stream({json.dumps(_QUESTION)}):",
+        '    print(chunk.content, end="", flush=True)',
+    )
+
+
+def _draw(url: str) -> str:
+    return _python(url, f"message = chain.invoke({json.dumps(_PICTURE)})", "print(message.content)")
+
+
+def _python(url: str, *call: str) -> str:
     lines = (
         '# pip install "langserve[client]"',
         "from langserve import RemoteRunnable",
         "",
-        f"chain = RemoteRunnable({_literal(url)})",
+        f"chain = RemoteRunnable({json.dumps(url)})",  # a JSON string is a Python literal too
         *call,
     )
     return "\n".join(lines)
-
-
-def _literal(value: object) -> str:
-    """A JSON value of strings, lists and objects is a Python literal too."""
-    return json.dumps(value)

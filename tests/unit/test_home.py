@@ -67,7 +67,7 @@ def spec(model: str = "smollm2", **fields: object) -> ModelSpec:
 
 def registry(*models: ModelSpec) -> Registry:
     """A registry of these models."""
-    return Registry.model_validate({"models": models})
+    return Registry.model_validate({"models": list(models)})
 
 
 async def get(
@@ -187,7 +187,7 @@ async def test_the_snippets_call_the_host_that_was_asked() -> None:
     curl, python = snippets_of(response.text)
     words = shlex.split(curl.replace("\\\n", ""))
     assert words[:3] == ["curl", "-sS", "http://box.example:8123/smollm2/invoke"]
-    assert json.loads(words[-1])["input"]["messages"][0]["role"] == "user"
+    assert json.loads(words[-1]) == {"input": "What is the capital of France?"}
     assert "http://box.example:8123/smollm2" in [
         node.value for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Constant)
     ]
@@ -201,7 +201,7 @@ async def test_a_hostile_host_header_stays_an_argument() -> None:
         response = await client.get("/", headers={"host": "a'$(id)\";id;'"})
     curl, python = snippets_of(response.text)
     assert shlex.split(curl.replace("\\\n", ""))[3] == "-H"
-    assert len(ast.parse(python).body) == 4
+    assert len(ast.parse(python).body) == 3
 
 
 async def test_a_model_without_a_chain_offers_no_call() -> None:
