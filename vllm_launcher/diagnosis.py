@@ -1,0 +1,106 @@
+"""Why a process ended, for people: from its exit code and last lines to a reason and a hint. Pure."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PREFIX = re.compile(
+    r"""^(?:\x1b\[[0-9;]*m)*                       # colours
+    (?:\([^()]*\bpid=\d+\)\s*)?                    # (EngineCore pid=3021)
+    (?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL):?\s+)?
+    (?:\d\d-\d\d\s\d\d:\d\d:\d\d\s+)?              # 11-22 16:18:00
+    (?:\[[\w./]+:\d+\]\s?)?                        # [core.py:900]
+    (?:\x1b\[[0-9;]*m)*\s*""",
+    re.VERBOSE,
+)
+"""What vLLM and uvicorn put before a message."""
+
+EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Failure)\b(?::|$)")
+"""The last line of a Python traceback."""
+COMPLAINT = re.compile(r"(?i)\b(?:error|fatal|failed|cannot|killed|abort|illegal instruction|out of memory|usage:)")
+
+ECHOES = (
+    "See root cause above",
+    "EngineDeadError",
+    "Engine core initialization failed",
+    "WorkerProc initialization failed",
+    "asyncio.exceptions.CancelledError",
+    "SystemExit",
+    "KeyboardInterrupt",
+    "BrokenPipeError",
+    "Executor failed",
+)
+"""Lines that follow from another error and say nothing of their own."""
+
+HINTS: tuple[tuple[str, str], ...] = (
+    (r"address already in use", "Another program took the port; the next attempt uses another one."),
+    (
+        r"out of memory|cannot allocate memory|std::bad_alloc|no available memory for the cache|DefaultCPUAllocator",
+        "Not enough memory: lower limits.max_model_len or limits.max_num_seqs, or serve fewer models at once.",
+    ),
+    (
+        r"larger than the maximum number of tokens that can be stored in KV cache|KV cache .* is needed",
+        "The context does not fit into the KV cache: lower limits.max_model_len.",
+    ),
+    (
+        r"max_model_len.* is greater than the derived max_model_len",
+        "The model's own context is shorter: lower limits.max_model_len in models.json.",
+    ),
+    (
+        r"unrecognized arguments|invalid choice:|expected one argument",
+        "An engine flag in models.json is not one of this engine's: see engine.flags.",
+    ),
+    (r"trust_remote_code", 'The model brings its own code: engine.flags {"trust-remote-code": true} lets it run.'),
+    (r"gated repo|401 client error|403 client error", "The hub wants a token for this model: set HF_TOKEN."),
+    (r"no space left on device", "The disk is full."),
+    (
+        r"no module named|cannot import name|importerror|modulenotfounderror",
+        "The engine's environment is broken: remove its folder under engines/ in the cache, and start again.",
+    ),
+    (
+        r"does not exist|no such file|config\.json|can't load|safetensors|checkpoint",
+        "The weights look incomplete: remove the model's folder from the cache and fetch them again.",
+    ),
+)
+SIGNALS = {
+    129: ("by SIGHUP", None),
+    130: ("by SIGINT", None),
+    132: ("by an illegal instruction", "This build of the engine needs instructions that the processor lacks (AVX2)."),
+    134: ("by its own abort()", None),
+    135: ("by a bus error", "Often a full /dev/shm: give the machine or container more shared memory."),
+    137: ("by SIGKILL", "Most likely the kernel ran out of memory: serve fewer models, or lower the limits."),
+    139: ("by a segmentation fault", None),
+    143: ("by SIGTERM from outside", None),
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """``reason``: one line. ``hint``: what to do, where that is known."""
+
+    reason: str
+    hint: str | None
+
+
+def explain(code: int, lines: Sequence[str]) -> Diagnosis:
+    """Why a process with this exit code (a shell's: 128 + n after signal n) and these last lines ended."""
+    line = last_meaningful(lines)
+    how, hint = SIGNALS.get(code, (f"with code {code}", None))
+    if line is None:
+        return Diagnosis(f"The process was ended {how}." if code in SIGNALS else f"The process ended {how}.", hint)
+    return Diagnosis(f"{line} (ended {how})", _hint(line) or hint)
+
+
+def last_meaningful(lines: Sequence[str]) -> str | None:
+    """The line a person would point at: the last exception that is no echo of another, else the last complaint."""
+    messages = [PREFIX.sub("", line).strip() for line in lines]
+    spoken = [message for message in messages if message and not any(echo in message for echo in ECHOES)]
+    for pattern in (EXCEPTION, COMPLAINT):
+        for message in reversed(spoken):
+            if pattern.search(message):
+                return message[:500]
+    return spoken[-1][:500] if spoken else None
+
+
+def _hint(line: str) -> str | None:
+    return next((hint for pattern, hint in HINTS if re.search(pattern, line, re.IGNORECASE)), None)
