@@ -1,0 +1,165 @@
+"""The real product, started as a person starts it, for tests to talk to."""
+
+import contextlib
+import signal
+import socket
+import subprocess  # noqa: TID251 - a test starts the product from outside, as a shell does
+import sys
+import time
+import uuid
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.processes import MARK, family, until_gone
+from tests.surroundings import ROOT, environment
+from vllm_launcher.status import LauncherStatus
+
+READY_WITHIN = 540.0
+"""Seconds for a start; most of them only where the engine has to be installed first."""
+STOP_WITHIN = 60.0
+"""Seconds from SIGTERM to the last process's end."""
+
+
+class NotReadyError(AssertionError):
+    """The product gave up, ended or took too long; the message holds the end of its log."""
+
+
+@dataclass
+class Product:
+    """One running product: launcher, app and engine servers."""
+
+    url: str
+    """Of the app, without a trailing slash."""
+    run_dir: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+    mark: str
+    seen: dict[int, psutil.Process] = field(default_factory=dict[int, psutil.Process])
+
+    @property
+    def pid(self) -> int:
+        """The launcher's."""
+        return self.process.pid
+
+    @property
+    def engine_url(self) -> str:
+        """Where the first model's server listens, without /v1; it is told only while ready."""
+        endpoint = self.status().servers[0].endpoint
+        if endpoint is None:
+            raise NotReadyError(f"no server is ready: {self.status()!r}")
+        return endpoint
+
+    def status(self) -> LauncherStatus:
+        """What the launcher says, asked at its own socket."""
+        transport = httpx.HTTPTransport(uds=str(self.run_dir / "control.sock"))
+        with httpx.Client(transport=transport, base_url="http://launcher", timeout=10) as client:
+            return LauncherStatus.model_validate_json(client.get("/v1/status").raise_for_status().content)
+
+    def metrics(self) -> dict[str, float]:
+        """The engine's metrics by name, summed over their labels."""
+        return read_metrics(self.engine_url)
+
+    def family(self) -> list[psutil.Process]:
+        """Every living process of it. Call it now and then: what was seen once is checked at the end."""
+        living = family(self.pid, self.mark)
+        self.seen.update({process.pid: process for process in living})
+        return living
+
+    def wait_ready(self, within: float = READY_WITHIN) -> None:
+        """Wait until every model is ready.
+
+        Raises:
+            NotReadyError: It ended, a model failed, or the time is up.
+        """
+        deadline = time.monotonic() + within
+        while not self._ready():
+            if self.process.poll() is not None:
+                raise NotReadyError(f"the launcher ended with {self.process.returncode}\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"not ready after {within} s\n{self.tail()}")
+            time.sleep(0.25)
+        self.family()
+
+    def _ready(self) -> bool:
+        with contextlib.suppress(httpx.TransportError), httpx.Client(base_url=self.url, timeout=5) as client:
+            if client.get("/ready").status_code == 200:
+                return True
+            failed = [model for model in client.get("/models").json() if model["state"] == "failed"]
+            if failed:
+                raise NotReadyError(f"gave up: {failed}\n{self.tail()}")
+        return False
+
+    def stop(self, *, within: float = STOP_WITHIN) -> list[str]:
+        """SIGTERM it; return the processes that are still there after ``within`` seconds (they are killed then)."""
+        self.family()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.leftovers(within=within)
+
+    def leftovers(self, *, within: float) -> list[str]:
+        """Wait for every process ever seen to end; describe, and kill, those that do not."""
+        deadline = time.monotonic() + within
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=within)  # reaps it: it is our child
+        left = until_gone([*self.seen.values(), *self.family()], within=max(1.0, deadline - time.monotonic()))
+        described = [f"{process.pid} {' '.join(process.cmdline())}" for process in left]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return described
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def start(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> Product:
+    """Start a product on a free port, with a run directory of its own and the user's caches; returns at once."""
+    mark, port = uuid.uuid4().hex, free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "vllm_launcher", "up", "--models", str(models), "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(LANGSERVE_VLLM_RUN=str(run_dir), **{MARK: mark}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Product(url=f"http://127.0.0.1:{port}", run_dir=run_dir, log=log, process=process, mark=mark)
+
+
+@contextlib.contextmanager
+def started(run_dir: Path, log: Path) -> Generator[Product]:
+    """A product that is stopped at the end, whatever happens; what is left of it then is an error."""
+    product = start(run_dir, log)
+    try:
+        yield product
+    finally:
+        left = product.stop()
+    assert not left, f"left behind: {left}"
+
+
+def read_metrics(engine_url: str) -> dict[str, float]:
+    """Prometheus text as name -> value, summed over the labels."""
+    totals: dict[str, float] = {}
+    for line in httpx.get(f"{engine_url}/metrics", timeout=10).raise_for_status().text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            name = name.partition("{")[0]
+            totals[name] = totals.get(name, 0.0) + float(value)
+    return totals
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
