@@ -57,6 +57,12 @@ FAMILIES: Mapping[str, Family] = {
     "XLMRobertaModel": Family(pipeline=False),
 }
 
+GGUF_TESTED = frozenset({
+    "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Phi3ForCausalLM", "GPT2LMHeadModel", "StableLmForCausalLM",
+    "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "OlmoeForCausalLM",
+})  # fmt: skip
+"""What vllm-gguf-plugin 0.0.5 says it is tested with; a GGUF of anything else is dequantized on a GPU too."""
+
 HERMES_BY_NAME = ("smollm", "hermes")
 """Llama-shaped models whose chat templates write tool calls the way Hermes does."""
 

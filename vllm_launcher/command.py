@@ -36,6 +36,7 @@ def build_command(  # noqa: PLR0913 - all of them are bound at the start, and ea
     python: Path,
     checkpoint: Path,
     port: int,
+    tokenizer: Path | None = None,
     inherited: Mapping[str, str] | None = None,
 ) -> Command:
     """The command of a planned server.
@@ -46,10 +47,11 @@ def build_command(  # noqa: PLR0913 - all of them are bound at the start, and ea
         python: The interpreter of the engine's own environment.
         checkpoint: The folder of the weights, or a GGUF file.
         port: A free port, this server's own.
+        tokenizer: Where the tokenizer a GGUF is served with lies on this machine.
         inherited: The launcher's environment, of which ``INHERITED`` is passed on.
     """
     return Command(
-        argv=(str(python), *_entry_point(server.engine, checkpoint), *_arguments(server, spec, port)),
+        argv=(str(python), *_entry_point(server.engine, checkpoint), *_arguments(server, spec, port, tokenizer)),
         env={**_inherit(inherited or {}, python), **server.env},
     )
 
@@ -77,9 +79,10 @@ def _entry_point(engine: str, checkpoint: Path) -> Sequence[str]:
     return ("-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint))
 
 
-def _arguments(server: PlannedServer, spec: ModelSpec, port: int) -> Iterator[str]:
+def _arguments(server: PlannedServer, spec: ModelSpec, port: int, tokenizer: Path | None) -> Iterator[str]:
     yield from ("--served-model-name", spec.id, "--host", HOST, "--port", str(port))
-    yield from flag_arguments(server.flags)
+    bound = {"tokenizer": str(tokenizer)} if tokenizer is not None and "tokenizer" in server.flags else {}
+    yield from flag_arguments({**server.flags, **bound})
 
 
 def _text(value: Flag) -> str:

@@ -53,6 +53,7 @@ class ModelFacts(_Frozen):
     vocabulary: int
     context: int
     experts: int = 0
+    expert_width: int = 0
     kv_layers: int
     window_layers: int = 0
     window: int = 0
@@ -272,6 +273,7 @@ def read_config(config: Json, origin: str) -> ModelFacts:
         vocabulary=vocabulary,
         context=int(_first(text, "max_position_embeddings", "seq_length", "n_positions", default=2048)),
         experts=per_layer.experts,
+        expert_width=per_layer.expert_width if per_layer.experts else 0,
         kv_layers=_caching_layers(text, layers) - window_layers,
         window_layers=window_layers,
         window=window,
@@ -294,6 +296,7 @@ class _Shapes:
         self.head_dim = int(_first(text, "head_dim", "kv_channels", default=hidden // heads))
         self.kv_heads = int(_first(text, "num_key_value_heads", "multi_query_group_num", default=heads))
         self.intermediate = int(_first(text, "intermediate_size", "ffn_hidden_size", default=4 * hidden))
+        self.expert_width = int(_first(text, "moe_intermediate_size", default=self.intermediate))
         self.experts = int(_first(text, "num_local_experts", "num_experts", "n_routed_experts", default=0))
 
     def total(self, *, active: bool = False) -> int:
@@ -325,10 +328,9 @@ class _Shapes:
         return matrices * self.hidden * width
 
     def mixture(self, *, active: bool) -> int:
-        width = int(_first(self.text, "moe_intermediate_size", default=self.intermediate))
         used = int(_first(self.text, "num_experts_per_tok", default=2)) if active else self.experts
         shared = int(_first(self.text, "n_shared_experts", default=0))
-        return (used + shared) * self.feed_forward(width) + self.hidden * self.experts
+        return (used + shared) * self.feed_forward(self.expert_width) + self.hidden * self.experts
 
 
 def _vision_parameters(vision: Any) -> int:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from vllm_launcher.architectures import Family, family_of
 from vllm_launcher.entries import ExternalEngine, Flag, ModelSpec, Sampling
-from vllm_launcher.facts import ModelFacts, gguf_file
-from vllm_launcher.planned import Choice
+from vllm_launcher.facts import ModelFacts
+from vllm_launcher.planned import Choice, Rejected
 
 SHUTDOWN_SECONDS = 30
 """How long a server lets open streams finish when it is told to stop."""
@@ -83,6 +83,19 @@ def own_env(spec: ModelSpec) -> Mapping[str, str]:
     return {} if isinstance(spec.engine, ExternalEngine) else spec.engine.env
 
 
+def device_of(spec: ModelSpec) -> str:
+    """Where the entry wants to run: auto, cpu or cuda."""
+    return "auto" if isinstance(spec.engine, ExternalEngine) else spec.engine.device
+
+
+def missing_permission(spec: ModelSpec, facts: ModelFacts) -> Rejected | None:
+    """A model whose tokenizer or config is code of its own repository runs only where the entry allows it."""
+    if not facts.remote_code or own_flags(spec).get("trust-remote-code") is True:
+        return None
+    reason = "its tokenizer is program code of its own repository, and the entry does not allow running it"
+    return Rejected(spec.id, reason, 'pin a revision and add "flags": {"trust-remote-code": true}')
+
+
 def override(spec: ModelSpec, flags: Mapping[str, Flag], choices: list[Choice]) -> dict[str, Flag]:
     """The planned flags with the entry's own on top; null drops one. Choices it overrules are marked so."""
     own = own_flags(spec)
@@ -114,7 +127,12 @@ def _choices(spec: ModelSpec, facts: ModelFacts | None, device: str) -> Iterator
             "limit-mm-per-prompt", json.dumps({"image": images, "video": 0}), "images alone, so many a request"
         )
         yield Choice("allowed-media-domains", NO_DOMAIN, "no server fetches a URL that a client names")
-    if device == "cuda" and gguf_file(spec) and (tokenizer := getattr(spec.source, "tokenizer", None)):
+    if (
+        device == "cuda"
+        and facts is not None
+        and facts.quantization == "gguf"
+        and (tokenizer := getattr(spec.source, "tokenizer", None))
+    ):
         yield Choice(
             "tokenizer", str(tokenizer), "the base model's: a GGUF's own converts slowly and not always rightly"
         )

@@ -3,11 +3,11 @@
 Pure. Everything on one machine shares one pool of memory and one set of cores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vllm_launcher.entries import Flag, ModelSpec, OmniEngine
-from vllm_launcher.facts import DiffusionFacts, Facts, ModelFacts, gguf_file
-from vllm_launcher.flags import ENGINE_ENV, common_flags, context_of, override, own_env, sequences_of
+from vllm_launcher.entries import Flag, ModelSpec
+from vllm_launcher.facts import ModelFacts, gguf_file
+from vllm_launcher.flags import ENGINE_ENV, common_flags, context_of, device_of, override, own_env, sequences_of
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.memory import CPU_PROCESSES, cache_bytes
 from vllm_launcher.planned import GIB, MIB, Choice, Memory, PlannedServer, Rejected, gib
@@ -20,20 +20,26 @@ CACHE_SHARE = 8
 UNKNOWN_CACHE = 512 * MIB
 LEAST_CACHE = 64 * MIB
 
-READ_BYTES_PER_CORE = 5 * GIB
-READ_BYTES_LIMIT = 100 * GIB
-"""Decoding reads every active weight once a token. Measured: 27 tokens/s of 269 MB with one thread, 6.8 GiB/s."""
+READ_BYTES_PER_CORE = 6 * GIB
+READ_BYTES_LIMIT = 40 * GIB
+"""Decoding reads every active weight once a token. Measured: 27 tokens/s of 269 MB with one thread, 6.8 GiB/s; a
+desktop's two memory channels deliver 40 GiB/s to all cores together."""
 
-SLOWEST = 1.0
+SLOWEST = 3.0
 """Tokens a second below which nobody waits for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class CpuBudget:
-    """What is left for further servers. ``threads`` is each server's share of the cores."""
+    """What is left for further servers; ``threads`` is each one's share of the cores, ``why`` no GPU is used."""
 
     memory: int
     threads: int
+    why: str = "no NVIDIA GPU was found"
+
+    def less(self, size: int) -> "CpuBudget":
+        """The same after a server of that size."""
+        return replace(self, memory=max(0, self.memory - size))
 
 
 def budget_of(hardware: Hardware, servers: int) -> CpuBudget:
@@ -44,16 +50,11 @@ def budget_of(hardware: Hardware, servers: int) -> CpuBudget:
     )
 
 
-def plan_cpu(spec: ModelSpec, facts: Facts | None, budget: CpuBudget) -> PlannedServer | Rejected:
+def plan_cpu(spec: ModelSpec, facts: ModelFacts | None, budget: CpuBudget) -> PlannedServer | Rejected:
     """A server for that model on the processor, or why not."""
-    if isinstance(spec.engine, OmniEngine):
-        from vllm_launcher.plan_omni import plan_omni_cpu  # noqa: PLC0415 - it builds on this module
-
-        return plan_omni_cpu(spec, facts if isinstance(facts, DiffusionFacts) else None, budget)
-    text = facts if isinstance(facts, ModelFacts) else None
-    if text is not None and (rejected := _unfit(spec, text, budget)):
+    if facts is not None and (rejected := _unfit(spec, facts, budget)):
         return rejected
-    return _server(spec, text, budget)
+    return _server(spec, facts, budget)
 
 
 def speed(facts: ModelFacts, threads: int) -> float:
@@ -62,24 +63,23 @@ def speed(facts: ModelFacts, threads: int) -> float:
 
 
 def _unfit(spec: ModelSpec, facts: ModelFacts, budget: CpuBudget) -> Rejected | None:
-    forced = getattr(spec.engine, "device", "auto") == "cpu"
     if facts.quantization not in (None, "gguf"):
-        reason = f"its weights are quantized ({facts.quantization}), and that runs on GPUs only"
-        return Rejected(spec.id, reason, "name the unquantized model, or a GGUF, which is dequantized here")
-    need = _memory(facts, *_lengths(spec, facts)).total
+        reason = f"its weights are quantized ({facts.quantization}), which no processor computes with"
+        return Rejected(spec.id, reason, "name the unquantized model, or a GGUF, which is dequantized for a processor")
+    need = _memory(spec, facts, *_lengths(spec, facts)).total
     if need > budget.memory:
-        reason = f"needs {gib(need)} of memory, {gib(budget.memory)} are free for it; no GPU was found"
+        reason = f"on the processor it needs {gib(need)} of memory, and {gib(budget.memory)} are free for it"
         return Rejected(spec.id, reason, "add memory or a GPU, or name a smaller model")
     tokens = speed(facts, budget.threads)
-    if spec.task != "embedding" and tokens < SLOWEST and not forced:
-        reason = f"no GPU was found, and this processor would give about {tokens:.1f} tokens a second"
+    if spec.task != "embedding" and tokens < SLOWEST and device_of(spec) != "cpu":
+        reason = f"this processor would give about {tokens:.1f} tokens a second"
         return Rejected(spec.id, reason, 'add a GPU, or insist with "engine": {"type": "vllm", "device": "cpu"}')
     return None
 
 
 def _server(spec: ModelSpec, facts: ModelFacts | None, budget: CpuBudget) -> PlannedServer:
     tokens, sequences = _lengths(spec, facts)
-    memory = _memory(facts, tokens, sequences)
+    memory = _memory(spec, facts, tokens, sequences)
     flags, choices = common_flags(spec, facts, "cpu")
     choices += _choices(spec, facts, memory, budget)
     flags |= _flags(spec, facts, memory, tokens, sequences)
@@ -91,7 +91,8 @@ def _server(spec: ModelSpec, facts: ModelFacts | None, budget: CpuBudget) -> Pla
         reasons=tuple(choices),
         memory=memory,
         available=budget.memory,
-        kv_tokens=_cache_tokens(tokens, sequences) if facts is not None and not _encodes(facts) else 0,
+        kv_tokens=_cache_tokens(spec, tokens, sequences) if facts is not None and not _encodes(facts) else 0,
+        dequantize=gguf_file(spec) is not None,
         facts_from=facts.origin if facts is not None else "nothing yet",
         on_demand=spec.load == "on-demand",
     )
@@ -118,7 +119,7 @@ def _choices(spec: ModelSpec, facts: ModelFacts | None, memory: Memory, budget: 
     tokens, context_why = context_of(spec, facts, CONTEXT_CAP)
     sequences, sequences_why = sequences_of(spec, "cpu")
     choices = [
-        Choice("engine", "vllm-cpu", "no NVIDIA GPU was found"),
+        Choice("engine", "vllm-cpu", budget.why),
         Choice("max-num-seqs", str(sequences), sequences_why),
         Choice("enforce-eager", "true", "compiling costs minutes at every start and gains little on a processor"),
         Choice("threads", str(budget.threads), "one core is left to the API; servers share the others"),
@@ -132,8 +133,11 @@ def _choices(spec: ModelSpec, facts: ModelFacts | None, memory: Memory, budget: 
     if gguf_file(spec):
         choices.append(Choice("weights", "dequantized", "the GGUF kernels need a GPU; converted once, at the fetch"))
     if facts is not None and not _encodes(facts):
-        cached = _cache_tokens(tokens, sequences)
-        why = f"{cached} tokens: an eighth of {sequences} requests of full length, one of them at least"
+        cached = _cache_tokens(spec, tokens, sequences)
+        eighth = "one request of full length: embeddings are done after one pass"
+        why = f"{cached} tokens: " + (
+            eighth if spec.task == "embedding" else f"an eighth of {sequences} requests of full length, at least one"
+        )
         choices.append(Choice("kv-cache-memory-bytes", str(memory.kv_cache), why))
     return choices
 
@@ -142,10 +146,10 @@ def _lengths(spec: ModelSpec, facts: ModelFacts | None) -> tuple[int, int]:
     return context_of(spec, facts, CONTEXT_CAP)[0], sequences_of(spec, "cpu")[0]
 
 
-def _memory(facts: ModelFacts | None, tokens: int, sequences: int) -> Memory:
+def _memory(spec: ModelSpec, facts: ModelFacts | None, tokens: int, sequences: int) -> Memory:
     if facts is None:
         return Memory(kv_cache=UNKNOWN_CACHE, overhead=CPU_PROCESSES)
-    cached = 0 if _encodes(facts) else cache_bytes(facts, _cache_tokens(tokens, sequences))
+    cached = 0 if _encodes(facts) else cache_bytes(facts, _cache_tokens(spec, tokens, sequences))
     return Memory(
         weights=facts.parameters * (4 if _encodes(facts) else 2),
         kv_cache=max(LEAST_CACHE, -(-cached // MIB) * MIB),
@@ -162,6 +166,6 @@ def _encodes(facts: ModelFacts | None) -> bool:
     return facts is not None and facts.architecture in ENCODERS
 
 
-def _cache_tokens(tokens: int, sequences: int) -> int:
+def _cache_tokens(spec: ModelSpec, tokens: int, sequences: int) -> int:
     """On a processor requests queue for the cores long before they fill a cache for the worst case."""
-    return tokens * max(1, sequences // CACHE_SHARE)
+    return tokens * (1 if spec.task == "embedding" else max(1, sequences // CACHE_SHARE))

@@ -42,6 +42,7 @@ class PlannedServer:
 
     ``flags`` and ``env`` are complete but for what is bound at the start. ``available`` is what the device had to
     give when this server was placed. ``plugins`` are packages its engine's environment has to hold.
+    ``dequantize``: its GGUF is turned into a plain checkpoint before it is served.
     """
 
     model: str
@@ -57,6 +58,7 @@ class PlannedServer:
     data_parallel: int = 1
     kv_tokens: int = 0
     plugins: tuple[str, ...] = ()
+    dequantize: bool = False
     facts_from: str = "nothing"
     on_demand: bool = False
 
