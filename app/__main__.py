@@ -57,8 +57,9 @@ def main() -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; an address that cannot be had is told in words."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise OSError(f"port {port} of {host} is taken; choose another with LANGSERVE_VLLM_PORT.") from error

@@ -7,11 +7,12 @@ second, whether its model does or not.
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 from chat_vllm import ChatVLLM, configurable
 from langchain_core.runnables import Runnable
+from pydantic import SecretStr
 
 from app.endpoint import BASE_URL, EndpointTransport
 from app.settings import Settings, read_secret
@@ -19,6 +20,9 @@ from app.table import ServerTable
 from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
+
+NO_KEY = SecretStr("EMPTY")
+"""What the openai SDK sends where no key is asked for."""
 
 
 class ChainError(Exception):
@@ -89,18 +93,24 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
     defaults = spec.sampling.model_dump(exclude_none=True)
     name, key = _credentials(spec)
     llm = ChatVLLM(
-        model=name, base_url=BASE_URL, api_key=key, http_async_client=client, timeout=access.timeout, max_retries=0, **defaults
+        model=name,
+        base_url=BASE_URL,
+        api_key=key,
+        http_async_client=client,
+        timeout=access.timeout,
+        max_retries=0,
+        **defaults,
     )
     return configurable(llm)
 
 
-def _credentials(spec: ModelSpec) -> tuple[str, str]:
+def _credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
     """Return the name and the key an engine knows the model and us by."""
     engine = spec.engine
     if not isinstance(engine, ExternalEngine):
-        return spec.id, "EMPTY"
+        return spec.id, NO_KEY
     key = read_secret(engine.api_key_env) if engine.api_key_env else None
-    return engine.model or spec.id, key or "EMPTY"
+    return engine.model or spec.id, SecretStr(key) if key else NO_KEY
 
 
 def _find_builder(model: str, package: str) -> Callable[..., Chain]:
@@ -111,4 +121,4 @@ def _find_builder(model: str, package: str) -> Callable[..., Chain]:
     builder = getattr(module, "build_chain", None)
     if not callable(builder):
         raise ChainError(f"The package '{package}' of '{model}' has no build_chain(llm, ...).")
-    return builder
+    return cast("Callable[..., Chain]", builder)

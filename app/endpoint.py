@@ -6,7 +6,7 @@ matter, and a connection that fails says what failed.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import cast
 
 import httpx2
@@ -70,7 +70,7 @@ class _Answer(httpx2.AsyncByteStream):
 
 
 @contextlib.asynccontextmanager
-async def _while_up(endpoint: Endpoint, *, answering: bool) -> AsyncIterator[None]:
+async def _while_up(endpoint: Endpoint, *, answering: bool) -> AsyncGenerator[None]:
     """Name what fails in the block, and end the block when the table says that the server has gone.
 
     A killed engine closes its connections. One that was told to end may keep them open for ever, without a word.

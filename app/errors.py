@@ -1,3 +1,4 @@
+# ruff: noqa: N818 -- an error is named for what happened: ModelNotReady, EngineDied
 """Every way a request can fail, and the one table that gives each its status.
 
 ::
@@ -67,7 +68,12 @@ class InvalidInput(CallerError):
     """The input does not fit. ``problems`` lists every place, each with ``loc``, ``msg`` and ``type``."""
 
     def __init__(
-        self, message: str, *, hint: str | None = None, param: str | None = None, problems: list[dict[str, Any]] | None = None
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        param: str | None = None,
+        problems: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(message, hint=hint, param=param)
         self.problems = problems or []

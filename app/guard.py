@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -103,6 +103,8 @@ def _children(value: Any) -> Iterable[Any]:
             raise InvalidInput("The body holds a number too large for anybody.", param="body")
         case str() if not value.isascii():
             _check_text(value)
+        case _:
+            pass
     return ()
 
 
@@ -153,7 +155,7 @@ class CallerLeft(Exception):  # noqa: N818 -- nothing failed
 
 
 @contextlib.asynccontextmanager
-async def while_wanted(receive: Receive, shutdown: Shutdown, *, endless: bool = False) -> AsyncIterator[None]:
+async def while_wanted(receive: Receive, shutdown: Shutdown, *, endless: bool = False) -> AsyncGenerator[None]:
     """Cancel the block as soon as nobody waits for what it does. The request's body must have been read.
 
     Args:
@@ -166,8 +168,9 @@ async def while_wanted(receive: Receive, shutdown: Shutdown, *, endless: bool = 
         ShuttingDown: The app's time is over.
     """
     why: list[Exception] = []
+    scope = asyncio.timeout(None)
     try:
-        async with asyncio.timeout(None) as scope:
+        async with scope:
 
             def interrupt(reason: Exception) -> None:
                 if not why:
@@ -222,5 +225,3 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_guarded)
-
-

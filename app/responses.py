@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -66,7 +66,8 @@ def invalid(problems: Sequence[Any], *, within: Sequence[str | int] = ()) -> Inv
     first = listed[0]
     place = ".".join(str(step) for step in first["loc"])
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InvalidInput(f"{place}: {first['msg']}{more}" if place else first["msg"], param=place or None, problems=listed)
+    message = f"{place}: {first['msg']}{more}" if place else first["msg"]
+    return InvalidInput(message, param=place or None, problems=listed)
 
 
 def _problem(problem: Any, within: Sequence[str | int]) -> dict[str, Any]:
@@ -83,7 +84,8 @@ def _from_http(error: HTTPException) -> ServiceError:
             return UnknownRoute("There is no such route.", hint="GET /docs lists them all.")
         case 405:
             allowed = (error.headers or {}).get("Allow")
-            return WrongMethod("This route does not take that method.", hint=f"It takes {allowed}." if allowed else None)
+            hint = f"It takes {allowed}." if allowed else None
+            return WrongMethod("This route does not take that method.", hint=hint)
         case 422:
             return InvalidInput(scrub(str(error.detail)))
         case _:
@@ -91,7 +93,7 @@ def _from_http(error: HTTPException) -> ServiceError:
 
 
 @contextmanager
-def named_errors() -> Iterator[None]:
+def named_errors() -> Generator[None]:
     """Let only errors of this service out of the block, and the news that the caller has left."""
     try:
         yield
@@ -130,4 +132,5 @@ def _unknown(path: str, known: Sequence[str]) -> UnknownModel | None:
     if model in known or not rest:
         return None
     near = difflib.get_close_matches(model, known, n=3, cutoff=0.5) or list(known[:5])
-    return UnknownModel(f"There is no model '{scrub(model[:64])}'.", hint=f"There is {', '.join(near)}." if near else None)
+    hint = f"There is {', '.join(near)}." if near else None
+    return UnknownModel(f"There is no model '{scrub(model[:64])}'.", hint=hint)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx2
@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from app import status
 from app.chains import Chain, EngineAccess, build_chains, engine_timeout, open_connections
 from app.guard import SecurityHeaders
+from app.openapi import Bodies, describe_bodies
 from app.protocols import langserve
 from app.responses import install_handlers
 from app.settings import Settings
@@ -18,6 +19,7 @@ from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
 from app.web import home
 from vllm_launcher import __version__
+from vllm_launcher.control import ControlClient
 from vllm_launcher.registry import Registry, load_registry
 
 
@@ -57,9 +59,13 @@ def create_app(
     app.include_router(home.create_router(registry, table))
     app.include_router(status.create_router(registry, table, settings, shutdown))
     around = langserve.Surroundings(table, settings, shutdown)
+    bodies: dict[str, Bodies] = {}
     for spec in registry.models:
         if spec.id in chains:
-            app.include_router(langserve.create_router(spec, chains[spec.id], around))
+            routes = langserve.create_routes(spec, chains[spec.id], around)
+            app.include_router(routes.router)
+            bodies.update(routes.bodies)
+    describe_bodies(app, bodies)
     return app
 
 
@@ -67,13 +73,11 @@ def connect_launcher(settings: Settings) -> Launcher | None:
     """Return the client of the launcher's control socket; None where none is named."""
     if settings.control is None:
         return None
-    from vllm_launcher.control import ControlClient
-
     return ControlClient(settings.control)
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTransport) -> AsyncIterator[None]:
+async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTransport) -> AsyncGenerator[None]:
     """Follow the launcher while the app runs, and close the connections to the engines after it."""
     following = asyncio.create_task(table.follow(), name="follow the launcher")
     try:
@@ -86,6 +90,8 @@ async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTra
 
 def describe_tags(registry: Registry, chains: Mapping[str, Chain]) -> list[dict[str, Any]]:
     """Return one tag a model for /docs."""
-    return [{"name": "status", "description": "The service and its models."}] + [
-        {"name": spec.id, "description": langserve.describe_routes(spec)} for spec in registry.models if spec.id in chains
+    served = [spec for spec in registry.models if spec.id in chains]
+    return [
+        {"name": "status", "description": "The service and its models."},
+        *({"name": spec.id, "description": langserve.describe_routes(spec)} for spec in served),
     ]

@@ -6,7 +6,7 @@ Two moments. ``begin``: the process was told to stop; nothing new starts, endles
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 
 class Shutdown:
@@ -53,7 +53,7 @@ class Shutdown:
 
 
 @contextlib.contextmanager
-def _listening(listeners: set[Callable[[], None]], listener: Callable[[], None], *, now: bool) -> Iterator[None]:
+def _listening(listeners: set[Callable[[], None]], listener: Callable[[], None], *, now: bool) -> Generator[None]:
     listeners.add(listener)
     try:
         if now:

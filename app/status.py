@@ -90,7 +90,8 @@ def _links(spec: ModelSpec) -> dict[str, str]:
     """Return where things are, relative to the service's root, so that they hold behind a path prefix."""
     if spec.chain is None:
         return {}
-    routes = ("invoke", "batch", "stream", "stream_log", "stream_events", "input_schema", "output_schema", "config_schema")
+    answers = ("invoke", "batch", "stream", "stream_log", "stream_events")
+    routes = (*answers, "input_schema", "output_schema", "config_schema")
     pages = {"playground": f"{spec.id}/playground/", "chat_playground": f"{spec.id}/chat/playground/"}
     return {**{route: f"{spec.id}/{route}" for route in routes}, **pages, "docs": f"docs#/{spec.id}"}
 

@@ -7,7 +7,7 @@ launcher asked, once, to get it ready.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import Any, Protocol
 
 from app.errors import LauncherGone, ModelFailed, ModelNotReady, UnknownModel
@@ -19,6 +19,10 @@ SILENCE = 20.0
 """Seconds without a status line (one comes every 5 s) after which the launcher counts as gone."""
 RETRY_AFTER = 5
 """What a client is told to wait where nothing better is known, in seconds."""
+
+
+BACK_OFF = (0, 0.5, 1, 2)
+"""Seconds before each try to reach the launcher again; the last one repeats."""
 
 
 class Launcher(Protocol):
@@ -66,7 +70,7 @@ class Endpoint:
         return draining
 
     @contextlib.contextmanager
-    def on_end(self, listener: Callable[[], None]) -> Iterator[None]:
+    def on_end(self, listener: Callable[[], None]) -> Generator[None]:
         """Call ``listener`` when the server goes while the block runs."""
         self._listeners.add(listener)
         try:
@@ -86,9 +90,17 @@ def _run(server: ServerStatus) -> tuple[str | None, int | None, int]:
 
 
 class ServerTable:
-    """The servers' states, and the way to a ready one."""
+    """The servers' states, and the way to a ready one.
 
-    def __init__(self, launcher: Launcher | None, models: tuple[str, ...], *, back_off: tuple[float, ...] = (0, 0.5, 1, 2)) -> None:
+    Args:
+        launcher: Tells the states; without one every model stays unreachable.
+        models: The registry's ids.
+        back_off: Seconds before each try to reach the launcher again.
+    """
+
+    def __init__(
+        self, launcher: Launcher | None, models: tuple[str, ...], *, back_off: tuple[float, ...] = BACK_OFF
+    ) -> None:
         self._launcher = launcher
         self._models = models
         self._back_off = back_off
@@ -99,8 +111,8 @@ class ServerTable:
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
-        states = ", ".join(f"{server.model} {server.state}" for server in self._status.servers) if self._status else "unreachable"
-        return f"<ServerTable {states}>"
+        servers = self._status.servers if self._status else ()
+        return f"<ServerTable {', '.join(f'{server.model} {server.state}' for server in servers) or 'unreachable'}>"
 
     # --- reading ---------------------------------------------------------------------------
 

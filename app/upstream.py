@@ -57,7 +57,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _known(error: BaseException) -> ServiceError | None:
+def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a table
     """Return the meaning of one link of the chain, or None where a deeper one knows more."""
     match error:
         case ServiceError():
@@ -98,7 +98,7 @@ def _stream_error(error: openai.APIError) -> ServiceError:
     return EngineDied("The engine failed in the middle of the answer.", hint="What arrived is not the whole answer.")
 
 
-def _refusal(status: int, error: openai.APIError) -> ServiceError:
+def _refusal(status: int, error: openai.APIError) -> ServiceError:  # noqa: PLR0911 -- a table
     """An HTTP error of the engine: the caller's fault keeps the engine's sentence, its own fault does not."""
     text, param = _sentence(error), error.param
     if status == 400 and _overflows(text, param):  # noqa: PLR2004

@@ -12,21 +12,24 @@ langserve's ``APIHandler`` reads configs and inputs, runs the chain and writes i
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
 from langserve import APIHandler  # noqa: TID251 -- the one place
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from app.chains import Chain
-from app.errors import InvalidInput, ShuttingDown, TooLarge, UnknownRoute, describe, meaning
-from app.guard import CallerLeft, Preferences, parse_preferences, read_json, while_wanted
+from app.errors import InvalidInput, ShuttingDown, TooLarge, UnknownRoute
+from app.guard import Preferences, parse_preferences, read_json, while_wanted
+from app.openapi import Bodies
+from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
+from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tells_output
 from app.protocols.sse import Event, EventStream, Pump
-from app.responses import invalid, name_error, named_errors
+from app.responses import invalid, named_errors
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import ServerTable
@@ -54,16 +57,8 @@ class ParsedRequest(Request):
         return self._parsed
 
 
-@dataclass(frozen=True)
-class Item:
-    """One input of a batch, as the body of an invoke, and its place in the batch's body."""
-
-    body: Mapping[str, Any]
-    place: tuple[str | int, ...]
-
-
 Wants = Callable[[Event], bool]
-StreamCall = Callable[..., Awaitable[Any]]
+HandlerCall = Callable[..., Awaitable[Any]]
 
 
 class LangServeRoutes:
@@ -81,8 +76,19 @@ class LangServeRoutes:
         self._model = spec.id
         self._around = around
         self._limits = around.settings.limits
-        self._input = chain.get_input_schema()
-        self.handler = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
+        self._input = cast("type[BaseModel]", chain.get_input_schema())
+        self.handler: Any = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
+
+    def bodies(self, prefix: str) -> Mapping[str, Bodies]:
+        """Return what the POSTs take and give, by path, for /docs."""
+        handler, one, many = self.handler, {"input": EXAMPLE}, {"inputs": [EXAMPLE]}
+        return {
+            f"{prefix}/invoke": Bodies(handler.InvokeRequest, handler.InvokeResponse, one),
+            f"{prefix}/batch": Bodies(handler.BatchRequest, handler.BatchResponse, many),
+            f"{prefix}/stream": Bodies(handler.StreamRequest, None, one),
+            f"{prefix}/stream_log": Bodies(handler.StreamLogRequest, None, one),
+            f"{prefix}/stream_events": Bodies(handler.StreamEventsRequest, None, one),
+        }
 
     # --- answers in one piece ----------------------------------------------------------------
 
@@ -95,8 +101,8 @@ class LangServeRoutes:
     async def batch(self, request: Request) -> Response:
         """Answer several inputs, in their order."""
         body = await self._read(request, "inputs")
-        items = _split(body, self._limits.batch_size)
-        tolerant = _tolerates(body, _preferences(request))
+        items = split(body, self._limits.batch_size)
+        tolerant = tolerates(body, _preferences(request))
         if not tolerant:
             for item in items:
                 self._check_input(item.body["input"], *item.place)
@@ -113,7 +119,7 @@ class LangServeRoutes:
                 return await work()
 
     async def _invoke(self, request: Request, body: Mapping[str, Any]) -> Response:
-        return await self.handler.invoke(ParsedRequest(request, body), config_hash=_config_hash(request))
+        return await _call(self.handler.invoke, request, body)
 
     async def _batch(self, request: Request, items: Sequence[Item], *, tolerant: bool) -> Response:
         slots = asyncio.Semaphore(self._limits.batch_concurrency)
@@ -126,39 +132,39 @@ class LangServeRoutes:
                     response = await self._invoke(request, item.body)
             except Exception as error:
                 if tolerant:
-                    return _item_error(error)
+                    return item_error(error)
                 raise
             return json.loads(bytes(response.body))
 
-        return JSONResponse(_join(await _gather(answer(item) for item in items)))
+        return JSONResponse(join(await gather(answer(item) for item in items)))
 
     # --- streams -----------------------------------------------------------------------------
 
     async def stream(self, request: Request) -> Response:
         """Stream the output's pieces."""
-        return await self._stream(request, self.handler.stream, _is_output)
+        return await self._stream(request, self.handler.stream, is_output)
 
     async def stream_log(self, request: Request) -> Response:
         """Stream the run's log as JSON patches."""
-        return await self._stream(request, self.handler.stream_log, _logs_output)
+        return await self._stream(request, self.handler.stream_log, logs_output)
 
     async def stream_events(self, request: Request) -> Response:
         """Stream the events of every step."""
-        return await self._stream(request, self.handler.astream_events, _tells_output)
+        return await self._stream(request, self.handler.astream_events, tells_output)
 
-    async def _stream(self, request: Request, start: StreamCall, enough: Wants) -> Response:
+    async def _stream(self, request: Request, start: HandlerCall, enough: Wants) -> Response:
         body = await self._read(request, "input")
         self._check_input(body["input"], "input")
         with named_errors():
             async with while_wanted(request.receive, self._around.shutdown):
                 await self._get_ready(request)
-                answer = await start(ParsedRequest(request, body), config_hash=_config_hash(request))
-                pump = Pump(_mend(answer.body_iterator))
-                held = await _hold(pump, enough, self._around.settings.stream_hold)
+                answer = await _call(start, request, body)
+                pump = Pump(mend(answer.body_iterator))
+                held = await pump.hold(enough, self._around.settings.stream_hold)
         return EventStream(
             pump,
             held=held,
-            render_error=_render_error,
+            render_error=render_error,
             shutdown=self._around.shutdown,
             ping=self._around.settings.ping,
         )
@@ -216,141 +222,24 @@ class LangServeRoutes:
         await self._around.table.ensure_ready(self._model, min(wait, settings.wait_ready_max))
 
 
-# --- batches -------------------------------------------------------------------------------
-
-
-def _split(body: Mapping[str, Any], limit: int) -> list[Item]:
-    """Return the batch as invokes: LangChain's own batch would start them all at once, or fail them all."""
-    inputs: Any = body["inputs"]
-    if not isinstance(inputs, list):
-        raise InvalidInput("inputs: a list, one input for each answer.", param="inputs")
-    count = len(cast("list[Any]", inputs))
-    if count > limit:
-        raise TooLarge(f"{count} inputs are more than {limit}.", hint="Send several batches.", param="inputs")
-    configs = _configs(body.get("config"), count)
-    return [
-        Item({"input": value, "config": config}, ("inputs", index))
-        for index, (value, config) in enumerate(zip(cast("list[Any]", inputs), configs, strict=True))
-    ]
-
-
-def _configs(config: Any, count: int) -> list[Any]:
-    if not isinstance(config, list):
-        return [config or {}] * count
-    configs = cast("list[Any]", config)
-    if len(configs) != count:
-        raise InvalidInput(f"config: {len(configs)} configs for {count} inputs.", param="config")
-    return configs
-
-
-def _tolerates(body: Mapping[str, Any], preferences: Preferences) -> bool:
-    """Tell whether each input answers for itself: ``"kwargs": {"return_exceptions": true}``, or the header.
-
-    The header is for ``RemoteRunnable``, which refuses the argument but sends headers.
-    """
-    kwargs: Any = body.get("kwargs")
-    asked = isinstance(kwargs, dict) and cast("dict[str, Any]", kwargs).get("return_exceptions") is True
-    return asked or preferences.return_exceptions
-
-
-async def _gather(answers: Iterable[Awaitable[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
-    """Await all; the first error cancels the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_await(answer)) for answer in answers]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    return [task.result() for task in tasks]
-
-
-async def _await(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return await answer
-
-
-def _join(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return langserve's body for a batch."""
-    responses = [answer["metadata"] for answer in answers]
-    return {
-        "output": [answer["output"] for answer in answers],
-        "metadata": {"responses": responses, "run_ids": [response["run_id"] for response in responses]},
-    }
-
-
-def _item_error(error: Exception) -> Mapping[str, Any]:
-    """Return an error in the place of an output, in the shape and with the status it would have alone."""
-    named = name_error(error)
-    body = {"error": {**describe(named), "status_code": meaning(named).status}}
-    return {"output": body, "metadata": {"run_id": None, "feedback_tokens": []}}
-
-
-# --- streams -------------------------------------------------------------------------------
-
-
-async def _mend(events: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[Event, None]:
-    """Yield langserve's events; raise the error itself in place of its nameless ``error`` event.
-
-    langserve yields that event for any exception, a cancellation included, and raises the exception when it is asked
-    for one more.
-    """
-    finished = False
-    try:
-        async for event in events:
-            if event["event"] == "error":
-                finished = True
-                await anext(events)
-            yield Event(event["event"], event.get("data"))
-        finished = True
-    finally:
-        if not finished:
-            await _abandon(events)
-
-
-async def _abandon(events: AsyncGenerator[Mapping[str, Any], None]) -> None:
-    """End a generator that answers every exception, GeneratorExit too, with one more event."""
-    with suppress(CallerLeft, StopAsyncIteration):
-        await events.athrow(CallerLeft())
-        await anext(events)
-
-
-async def _hold(pump: Pump, enough: Wants, seconds: float) -> tuple[Event, ...]:
-    try:
-        return await pump.hold(enough, seconds)
-    except BaseException:
-        await pump.stop()
-        raise
-
-
-def _is_output(event: Event) -> bool:
-    return event.name == "data"
-
-
-def _logs_output(event: Event) -> bool:
-    """Tell whether a patch of the run's log adds output of the chain or of a model."""
-    if event.data is None:
-        return True
-    return any("/streamed_output" in operation["path"] for operation in json.loads(event.data)["ops"])
-
-
-def _tells_output(event: Event) -> bool:
-    """Tell whether an event carries output of the chain or of a model, rather than a step's start."""
-    if event.data is None:
-        return True
-    told = json.loads(event.data)
-    kind: str = told["event"]
-    is_root = not told.get("parent_ids")
-    return kind in _MODEL_OUTPUT or (is_root and not kind.endswith("_start"))
-
-
-_MODEL_OUTPUT = frozenset({"on_chat_model_stream", "on_llm_stream", "on_chat_model_end", "on_llm_end"})
-
-
-def _render_error(error: BaseException) -> Event:
-    """Return the ``error`` event as RemoteRunnable reads it (status_code, message), with what else is known."""
-    named = name_error(error)
-    return Event("error", json.dumps({"status_code": meaning(named).status, **describe(named)}))
-
-
 # --- requests ------------------------------------------------------------------------------
+
+
+async def _call(handle: HandlerCall, request: Request, body: Mapping[str, Any]) -> Any:
+    """Hand a request to langserve; the input was checked, so what is wrong now is in the config."""
+    complete: dict[str, Any] = {**body, "config": {} if body.get("config") is None else body["config"]}
+    try:
+        return await handle(ParsedRequest(request, complete), config_hash=_config_hash(request))
+    except RequestValidationError as error:
+        raise invalid([_below_config(problem) for problem in error.errors()]) from error
+
+
+def _below_config(problem: Any) -> Any:
+    """Complete a place that langserve tells from the config on. It also raises plain texts."""
+    if not isinstance(problem, Mapping):
+        return problem
+    said = cast("Mapping[str, Any]", problem)
+    return {**said, "loc": ("config", *said["loc"])} if "configurable" in said["loc"][:1] else said
 
 
 def _config_hash(request: Request) -> str:
@@ -376,23 +265,32 @@ def describe_routes(spec: ModelSpec) -> str:
     return (
         f"**{spec.display_name}**. {spec.metadata.description} "
         f"[Playground](/{spec.id}/playground/), [chat playground](/{spec.id}/chat/playground/). "
-        f"Every route stands at `/{spec.id}/c/{{config_hash}}/…` too, with the configuration of a playground's share link."
+        f"Every route stands at `/{spec.id}/c/{{config_hash}}/…` too, with the configuration of a share link."
     )
 
 
-def create_router(spec: ModelSpec, chain: Chain, around: Surroundings) -> APIRouter:
+@dataclass(frozen=True)
+class ModelRoutes:
+    """The routes of one model, and the bodies of those that /docs lists."""
+
+    router: APIRouter
+    bodies: Mapping[str, Bodies]
+
+
+def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelRoutes:
     """Return every route of one model.
 
     The set stands at ``/{id}``, once more at ``/{id}/chat`` for the chat playground (its page calls the routes beside
     it), and below each at ``c/{config_hash}`` for links that carry a configuration.
     """
     router = APIRouter(tags=[spec.id])
-    for prefix, playground in ((f"/{spec.id}", "default"), (f"/{spec.id}/chat", "chat")):
-        routes = LangServeRoutes(spec, chain, around, prefix=prefix, playground=playground)
-        shown = playground == "default"
-        _add(router, routes, prefix, shown=shown)
+    root = f"/{spec.id}"
+    main = LangServeRoutes(spec, chain, around, prefix=root, playground="default")
+    chat = LangServeRoutes(spec, chain, around, prefix=f"{root}/chat", playground="chat")
+    for routes, prefix in ((main, root), (chat, f"{root}/chat")):
+        _add(router, routes, prefix, shown=routes is main)
         _add(router, routes, f"{prefix}/c/{{config_hash}}", shown=False)
-    return router
+    return ModelRoutes(router, main.bodies(root))
 
 
 def _add(router: APIRouter, routes: LangServeRoutes, prefix: str, *, shown: bool) -> None:
@@ -412,6 +310,7 @@ def _add(router: APIRouter, routes: LangServeRoutes, prefix: str, *, shown: bool
     router.add_api_route(f"{prefix}/playground/{{file_path:path}}", routes.playground, include_in_schema=False)
 
 
+EXAMPLE = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 POSTS = {
     "invoke": "Answer one input",
     "batch": "Answer several inputs",

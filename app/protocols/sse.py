@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.errors import InternalError
 from app.guard import CallerLeft, while_wanted
 from app.shutdown import Shutdown
 
 WAITING = 16
 """Events that may wait for a slow caller; then the engine waits."""
+CANCEL_AGAIN = 0.1
+"""Seconds between two cancellations: time for a connection to be closed properly."""
 PING = b": ping\r\n\r\n"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -54,6 +57,7 @@ class Pump:
     def __init__(self, events: AsyncGenerator[Event, None]) -> None:
         self._queue: asyncio.Queue[Event | _End] = asyncio.Queue(WAITING)
         self._end: _End | None = None
+        self._stopped = False
         self._task = asyncio.create_task(self._run(events), name="event pump")
 
     async def _run(self, events: AsyncGenerator[Event, None]) -> None:
@@ -62,6 +66,10 @@ class Pump:
             async with contextlib.aclosing(events):
                 async for event in events:
                     await self._queue.put(event)
+        except asyncio.CancelledError as error:
+            if self._stopped:
+                raise
+            end = _End(error)  # something inside cancelled itself: whoever reads must not wait for ever
         except Exception as error:  # noqa: BLE001 -- handed to whoever reads
             end = _End(error)
         await self._queue.put(end)
@@ -76,6 +84,8 @@ class Pump:
         if isinstance(item, Event):
             return item
         self._end = item
+        if isinstance(item.error, asyncio.CancelledError):
+            raise InternalError from item.error
         if item.error is not None:
             raise item.error
         return None
@@ -84,8 +94,15 @@ class Pump:
         """Return the events up to the first that is ``enough``, or those of ``seconds``, or all.
 
         Raises:
-            Exception: What the generator raised before that.
+            BaseException: What the generator raised before that, or what ended the waiting; the pump is stopped then.
         """
+        try:
+            return await self._hold(enough, seconds)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _hold(self, enough: Callable[[Event], bool], seconds: float) -> tuple[Event, ...]:
         held: list[Event] = []
         scope = asyncio.timeout(seconds)
         try:
@@ -100,9 +117,15 @@ class Pump:
         return tuple(held)
 
     async def stop(self) -> None:
-        """End the generator, wherever it is, and wait until it has."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        """End the generator, wherever it is, and wait until it has.
+
+        One cancellation is not enough: LangChain's ``astream_log`` answers the first by waiting for the run to finish,
+        and passes only the second on to it.
+        """
+        self._stopped = True
+        while not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=CANCEL_AGAIN)
 
 
 class EventStream(Response):
@@ -121,7 +144,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- all but the first by name
         self,
         pump: Pump,
         *,
@@ -141,7 +164,7 @@ class EventStream(Response):
         self._ping = ping
         self._endless = endless
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- ASGI
         """Send the events as they come."""
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -1,0 +1,86 @@
+"""The OpenAPI document: FastAPI's, with the bodies of the routes that read theirs themselves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+REFERENCE = "#/components/schemas/{model}"
+Model = type[BaseModel]
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """What one POST takes and gives. ``response`` is None for server-sent events."""
+
+    request: Model
+    response: Model | None
+    example: Any
+
+
+ERROR: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["type", "message", "hint", "param"],
+            "properties": {
+                "type": {"type": "string", "description": "Which error: a name that does not change."},
+                "message": {"type": "string", "description": "What happened, for people."},
+                "hint": {"type": ["string", "null"], "description": "What to do about it."},
+                "param": {"type": ["string", "null"], "description": "The part of the request it is about."},
+            },
+            "additionalProperties": True,
+        }
+    },
+}
+"""The body of every error; ``app/errors.py`` lists the types."""
+
+
+def describe_bodies(app: FastAPI, bodies: Mapping[str, Bodies]) -> None:
+    """Make ``app.openapi`` tell the bodies of the POSTs at the paths of ``bodies``; computed when first asked for."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = plain()
+            _add(document, bodies)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi
+
+
+def _add(document: dict[str, Any], bodies: Mapping[str, Bodies]) -> None:
+    models = {model for body in bodies.values() for model in (body.request, body.response) if model is not None}
+    ordered = sorted(models, key=lambda model: model.__name__)
+    references, definitions = models_json_schema([(model, "validation") for model in ordered], ref_template=REFERENCE)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(definitions.get("$defs", {}))
+    schemas["Error"] = dict(ERROR)
+    for path, body in bodies.items():
+        operation = document["paths"][path]["post"]
+        request = references[(body.request, "validation")]
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": request, "example": body.example}},
+        }
+        response = None if body.response is None else references[(body.response, "validation")]
+        operation["responses"] = {"200": _answer(response), "default": _ERROR_ANSWER}
+
+
+def _answer(schema: Any) -> dict[str, Any]:
+    if schema is None:
+        events = {"text/event-stream": {"schema": {"type": "string"}}}
+        return {"description": "Server-sent events; the last is end or error.", "content": events}
+    return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
+
+
+_ERROR_ANSWER = {
+    "description": "An error with a name.",
+    "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}},
+}
