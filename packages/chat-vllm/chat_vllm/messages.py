@@ -7,28 +7,33 @@ from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, BaseM
 from langchain_core.messages.utils import convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
     RootModel,
-    ValidationError,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-ROLES = ("system", "developer", "user", "human", "assistant", "ai", "tool", "function")
-HAVE_NO_CONTENT = ("assistant", "ai", "AIMessageChunk")
-"""An assistant's turn may consist of tool calls alone."""
+KINDS = (
+    *("system", "developer", "user", "human", "assistant", "ai", "tool", "function", "chat"),
+    *("AIMessageChunk", "HumanMessageChunk", "SystemMessageChunk", "ToolMessageChunk", "ChatMessageChunk"),
+)
+"""Values of ``role`` (OpenAI) or ``type`` (LangChain)."""
+
+SPEAK_BY_TOOLS = ("assistant", "ai", "AIMessageChunk")
+"""Kinds whose content may be missing: an assistant's turn may consist of tool calls alone."""
 
 
 def parse_message(value: Any) -> Any:
-    """One message in any form LangChain or OpenAI writes it, as a message object.
+    """One message in any form LangChain or OpenAI writes it, as a message or as what its class validates.
 
-    Accepts ``{"role": "user", "content": ...}``, ``{"type": "human", "content": ...}``, ``("user", "...")``, the
-    constructor form of LangChain's serializer, and message objects; other values are left for pydantic to refuse.
+    Accepts ``{"role": "user", "content": ...}``, ``{"type": "human", "content": ...}``, ``["user", "..."]``, the
+    constructor form of LangChain's serializer, and message objects. Raises an error that names what is wrong with it.
     """
     if isinstance(value, BaseMessage):
         return value
@@ -37,41 +42,45 @@ def parse_message(value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise PydanticCustomError("message_type", "A message is an object with role and content, or [role, content].")
     message = cast("Mapping[str, Any]", value)
-    if message.get("type") == "constructor" or "role" in message:
+    if message.get("type") == "constructor":
         return convert(message)
-    if "type" not in message:
-        raise PydanticCustomError("message_role_missing", 'A message needs a "role", as in {"role": "user", ...}.')
-    return dict(message)
+    message = complete(message)
+    return convert(message) if "role" in message else message
 
 
 def from_pair(pair: Sequence[Any]) -> Mapping[str, Any]:
-    """``(role, content)`` as an object."""
-    if len(pair) != 2 or not isinstance(pair[0], str):  # noqa: PLR2004
+    """``[role, content]`` as an object."""
+    if len(pair) != 2:  # noqa: PLR2004
         raise PydanticCustomError("message_pair", "A message as a list is [role, content].")
     return {"role": pair[0], "content": pair[1]}
 
 
+def complete(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message, if its kind is known and it has the content that its kind needs."""
+    kind = message.get("role", message.get("type"))
+    if kind not in KINDS:
+        told = {"kind": repr(kind), "kinds": ", ".join(KINDS[:8])}
+        raise PydanticCustomError("message_role", "Unknown role {kind}: use one of {kinds}.", told)
+    if message.get("content") is not None:
+        return message
+    if kind not in SPEAK_BY_TOOLS:
+        raise PydanticCustomError("message_content", "A message of role {kind} needs a content.", {"kind": kind})
+    return {**message, "content": ""}
+
+
 def convert(message: Mapping[str, Any]) -> BaseMessage:
-    """A message in OpenAI's form; langchain-core converts it, this function names what is wrong with it."""
-    if "role" in message:
-        role = message["role"]
-        if role not in ROLES:
-            raise PydanticCustomError(
-                "message_role",
-                "Unknown role {role}: use one of {roles}.",
-                {"role": repr(role), "roles": ", ".join(ROLES)},
-            )
-        if message.get("content") is None and role not in HAVE_NO_CONTENT:
-            raise PydanticCustomError(
-                "message_content_missing", 'A message of role "{role}" needs a content.', {"role": role}
-            )
-        message = {"content": "", **message}
+    """A message in OpenAI's form or the serializer's, by langchain-core."""
     try:
         return convert_to_messages([dict(message)])[0]
-    except ValidationError:
-        raise
     except (KeyError, TypeError, ValueError, NotImplementedError) as error:
         raise PydanticCustomError("message", "Not a message: {why}", {"why": str(error)}) from error
+
+
+def not_empty(messages: list[AnyMessage]) -> list[AnyMessage]:
+    """Refuse an empty conversation; a ``minItems`` in the schema would make the playground fill in an empty message."""
+    if not messages:
+        raise PydanticCustomError("messages_empty", "Give at least one message.")
+    return messages
 
 
 class ChatInput(BaseModel):
@@ -86,8 +95,11 @@ class ChatInput(BaseModel):
         json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "What is the capital of France?"}]}]},
     )
 
-    messages: list[Annotated[AnyMessage, BeforeValidator(parse_message)]] = Field(
-        description='The conversation so far, oldest first; also in OpenAI\'s form {"role": "user", "content": "..."}.'
+    messages: Annotated[list[Annotated[AnyMessage, BeforeValidator(parse_message)]], AfterValidator(not_empty)] = Field(
+        description='The conversation so far, oldest first; also in OpenAI\'s form {"role": "user", "content": "..."}.',
+        json_schema_extra={
+            "extra": {"widget": {"type": "chat", "input": "messages"}}
+        },  # LangServe's default playground
     )
 
     @model_validator(mode="before")
@@ -97,13 +109,6 @@ class ChatInput(BaseModel):
         if isinstance(value, Mapping) and not is_message(cast("Mapping[str, Any]", value)):
             return with_new_turn(cast("Mapping[str, Any]", value))
         return value if isinstance(value, cls) else {"messages": turns(value)}
-
-    @model_validator(mode="after")
-    def must_say_something(self) -> "ChatInput":
-        """An empty conversation has no answer; told here, as the engine's refusal would come late."""
-        if not self.messages:
-            raise PydanticCustomError("messages_empty", "messages is empty: give at least one message.")
-        return self
 
 
 def is_message(value: Mapping[str, Any]) -> bool:

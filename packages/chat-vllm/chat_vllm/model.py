@@ -1,30 +1,29 @@
 """``ChatVLLM``: a LangChain chat model that speaks to a vLLM server and keeps what vLLM says.
 
-Wire format: vLLM's ``/v1/chat/completions`` (``vllm/entrypoints/openai/chat_completion/protocol.py``), which is
-OpenAI's with more fields. Requests go through ``post`` of the openai SDK (key, retries, SSE) without its pydantic
-models, which would drop those fields and cost more than everything else per token.
+Requests go through ``post`` of the openai SDK (key, retries, SSE) but not through its pydantic models: they know only
+OpenAI's fields, and building and dumping one a token costs more than all the rest of the way.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Self
 
 import httpx2
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput, LangSmithParams, ModelProfile
+from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
-from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel, Field, SecretStr, model_validator
 from typing_extensions import override
 
 from chat_vllm.clients import ClientOptions, Lazy
 from chat_vllm.errors import EngineStreamCutError, typed_errors
 from chat_vllm.messages import ChatOutput
-from chat_vllm.structured import Method, Schema, Structured, json_schema_format, structured_output
+from chat_vllm.structured import Method, Schema, Structured, structured_output
+from chat_vllm.tokens import EngineTokens
+from chat_vllm.wire import answer_info, has_finished, keep_chunk, keep_reasoning, request_body, take_options
 
 PROVIDER = "vllm"
 PATH = "/chat/completions"
@@ -50,12 +49,8 @@ VLLM_FIELDS = (
 )
 """Fields of ``ChatVLLM`` that vLLM adds to OpenAI's, named as in its protocol."""
 
-CHOICE_FIELDS = ("stop_reason", "token_ids")
-RESPONSE_FIELDS = ("prompt_token_ids", "prompt_logprobs", "metrics")
-REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
 
-
-class ChatVLLM(BaseChatOpenAI):
+class ChatVLLM(EngineTokens):
     """A chat model on a vLLM server.
 
     Building one does no I/O and reads no ``OPENAI_*`` variable; connections open at the first request and are shared
@@ -154,15 +149,12 @@ class ChatVLLM(BaseChatOpenAI):
     def _get_request_payload(
         self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The JSON body of a request; ``extra_body`` is folded in, schemas are written out."""
-        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
-        payload.update(payload.pop("extra_body", None) or {})
-        if ignored := [name for name in payload if name.startswith("guided_")]:
-            msg = f"vLLM ignores {', '.join(ignored)}; structured_outputs takes json, choice, regex and grammar."
-            raise ValueError(msg)
-        if "response_format" in payload:
-            payload["response_format"] = json_schema_format(payload["response_format"])
-        return payload
+        """The JSON body of a request."""
+        messages = self._convert_input(input_).to_messages()
+        written: Any = super()._get_request_payload(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            messages, stop=stop, **kwargs
+        )
+        return request_body(messages, written)
 
     def _stream_payload(
         self, messages: list[BaseMessage], stop: list[str] | None, *, stream_usage: bool | None, **kwargs: Any
@@ -269,18 +261,11 @@ class ChatVLLM(BaseChatOpenAI):
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
         """One SSE event as a LangChain chunk, with what the base class leaves out."""
-        made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
-        if made is None:
-            return None
-        info = present(chunk, RESPONSE_FIELDS)
-        if choices := chunk.get("choices"):
-            keep_reasoning(made.message, choices[0]["delta"])
-            made.message.response_metadata["model_provider"] = PROVIDER
-            info.update(present(choices[0], CHOICE_FIELDS))
-            if choices[0].get("finish_reason"):
-                info["id"] = chunk.get("id")
-        if info:
-            made.generation_info = {**(made.generation_info or {}), **info}
+        made = super()._convert_chunk_to_generation_chunk(  # pyright: ignore[reportUnknownMemberType]
+            chunk, default_chunk_class, base_generation_info
+        )
+        if made is not None:
+            keep_chunk(made, chunk, PROVIDER)
         return made
 
     @override
@@ -288,14 +273,13 @@ class ChatVLLM(BaseChatOpenAI):
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
         """A whole answer, with what the base class leaves out."""
-        result = super()._create_chat_result(response, generation_info)
+        result = super()._create_chat_result(  # pyright: ignore[reportUnknownMemberType]
+            response, generation_info
+        )
         body = response if isinstance(response, dict) else response.model_dump()
         for generation, choice in zip(result.generations, body["choices"], strict=True):
             keep_reasoning(generation.message, choice["message"])
-            generation.generation_info = {
-                **present(body, RESPONSE_FIELDS),
-                **present(choice, ("finish_reason", "logprobs", *CHOICE_FIELDS)),
-            }
+            generation.generation_info = answer_info(body, choice)
         result.llm_output = {**(result.llm_output or {}), "model_provider": PROVIDER}
         return result
 
@@ -316,7 +300,7 @@ class ChatVLLM(BaseChatOpenAI):
         does vLLM hold the arguments to their schema, and small models need it.
         """
         forced = bool(tool_choice) and tool_choice not in ("auto", "none")
-        return super().bind_tools(
+        return super().bind_tools(  # pyright: ignore[reportUnknownMemberType]
             tools, tool_choice=tool_choice, strict=True if strict is None and forced else strict, **kwargs
         )
 
@@ -357,69 +341,6 @@ class ChatVLLM(BaseChatOpenAI):
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
         return None  # the base class would look the name up among OpenAI's models
-
-    # --- tokens, counted by the engine -----------------------------------------------------
-
-    @override
-    def get_token_ids(self, text: str) -> list[int]:
-        """The engine's token ids of a text; one request to ``/tokenize``."""
-        return self._tokenize({"prompt": text, "add_special_tokens": False})["tokens"]
-
-    @override
-    def get_num_tokens_from_messages(
-        self,
-        messages: Sequence[BaseMessage],
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
-        **kwargs: Any,
-    ) -> int:
-        """Tokens of a conversation as the model will see it; one request to ``/tokenize``."""
-        return self._tokenize(self._conversation(messages, tools))["count"]
-
-    async def aget_num_tokens_from_messages(
-        self,
-        messages: Sequence[BaseMessage],
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
-    ) -> int:
-        """As ``get_num_tokens_from_messages``, without blocking."""
-        body = self._conversation(messages, tools)
-        with typed_errors():
-            answer = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
-        return answer["count"]
-
-    def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
-        with typed_errors():
-            return self.root_client.post(self._tokenize_url(), cast_to=object, body={"model": self.model_name, **body})
-
-    def _tokenize_url(self) -> str:
-        """``/tokenize`` stands beside ``/v1``, not below it."""
-        return (self.openai_api_base or "").rstrip("/").removesuffix("/v1") + "/tokenize"
-
-    def _conversation(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None) -> dict[str, Any]:
-        bound = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
-        payload = self._get_request_payload(list(messages), **bound)
-        wanted = ("model", "messages", "tools", "chat_template_kwargs")
-        return {name: payload[name] for name in wanted if name in payload}
-
-
-def take_options(payload: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of the HTTP request out of its body, where LangChain's keyword arguments put them."""
-    return {ours: payload.pop(theirs) for theirs, ours in REQUEST_OPTIONS.items() if theirs in payload}
-
-
-def present(source: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The named fields that have a value."""
-    return {name: source[name] for name in names if source.get(name) is not None}
-
-
-def keep_reasoning(message: BaseMessage, source: Mapping[str, Any]) -> None:
-    """Put reasoning where ``content_blocks`` looks for it; vLLM names it ``reasoning``, older ones otherwise."""
-    if reasoning := source.get("reasoning") or source.get("reasoning_content"):
-        message.additional_kwargs["reasoning_content"] = reasoning
-
-
-def has_finished(chunk: ChatGenerationChunk) -> bool:
-    """Whether the engine called the answer complete."""
-    return bool(chunk.generation_info) and "finish_reason" in chunk.generation_info
 
 
 def require_finish(request: Any, *, finished: bool) -> None:

@@ -114,8 +114,20 @@ def configurable(llm: ChatVLLM, names: Sequence[str] = tuple(Sampling.model_fiel
     A value out of its range raises pydantic's ``ValidationError`` when the request is made.
     """
     fields: dict[str, Any] = {
-        name: ConfigurableField(id=name, name=field.title, description=field.description, annotation=field.annotation)
+        name: ConfigurableField(
+            id=name,
+            name=field.title,
+            description=field.description,
+            annotation=Annotated[field.annotation, Field(json_schema_extra=leave_out_null)],
+        )
         for name, field in Sampling.model_fields.items()
         if name in names
     }
     return ConfigurableChat(default=llm, fields=fields)
+
+
+def leave_out_null(schema: dict[str, Any]) -> None:
+    """Show an optional field as its type alone: LangServe's playground stays blank at ``anyOf`` with ``null``."""
+    schema.update(schema.pop("anyOf")[0])
+    if schema.get("default", ...) is None:
+        del schema["default"]

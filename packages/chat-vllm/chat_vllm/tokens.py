@@ -1,0 +1,54 @@
+"""Tokens as the engine counts them: with its own tokenizer and chat template."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from langchain_core.messages import BaseMessage
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_openai.chat_models.base import BaseChatOpenAI
+from typing_extensions import override
+
+from chat_vllm.errors import typed_errors
+
+Tools: TypeAlias = Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool]
+
+
+class EngineTokens(BaseChatOpenAI):
+    """Token counts from vLLM's ``/tokenize``, where the base class would download OpenAI's tables."""
+
+    @override
+    def get_token_ids(self, text: str) -> list[int]:
+        """The engine's ids of a text, without special tokens; one request."""
+        return self._tokenize({"model": self.model_name, "prompt": text, "add_special_tokens": False})["tokens"]
+
+    @override
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Tools | None = None, **kwargs: Any
+    ) -> int:
+        """Tokens of a conversation as the model will see it, chat template included; one request."""
+        return self._tokenize(self._conversation(messages, tools))["count"]
+
+    async def aget_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Tools | None = None) -> int:
+        """As ``get_num_tokens_from_messages``, without blocking."""
+        body = self._conversation(messages, tools)
+        with typed_errors():
+            answer = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
+        return answer["count"]
+
+    def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
+        with typed_errors():
+            return self.root_client.post(self._tokenize_url(), cast_to=object, body=body)
+
+    def _tokenize_url(self) -> str:
+        """``/tokenize`` stands beside ``/v1``, not below it."""
+        return (self.openai_api_base or "").rstrip("/").removesuffix("/v1") + "/tokenize"
+
+    def _conversation(self, messages: Sequence[BaseMessage], tools: Tools | None) -> dict[str, Any]:
+        """What of a request decides how many tokens its prompt has."""
+        bound: dict[str, Any] = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
+        payload: Any = self._get_request_payload(  # pyright: ignore[reportUnknownMemberType]
+            list(messages), stop=None, **bound
+        )
+        wanted = ("model", "messages", "tools", "chat_template_kwargs")
+        return {name: payload[name] for name in wanted if name in payload}
