@@ -16,6 +16,7 @@ import psutil
 
 from tests.processes import MARK, family, until_gone
 from tests.surroundings import ROOT, environment
+from vllm_launcher.run_directory import control_socket
 from vllm_launcher.status import LauncherStatus
 
 READY_WITHIN = 540.0
@@ -55,7 +56,7 @@ class Product:
 
     def status(self) -> LauncherStatus:
         """What the launcher says, asked at its own socket."""
-        transport = httpx.HTTPTransport(uds=str(self.run_dir / "control.sock"))
+        transport = httpx.HTTPTransport(uds=str(control_socket(self.run_dir)))
         with httpx.Client(transport=transport, base_url="http://launcher", timeout=10) as client:
             return LauncherStatus.model_validate_json(client.get("/v1/status").raise_for_status().content)
 
