@@ -35,7 +35,8 @@ ERROR: Mapping[str, Any] = {
                 "param": {"type": ["string", "null"], "description": "The part of the request it is about."},
             },
             "additionalProperties": True,
-        }
+        },
+        "message": {"type": "string", "description": "The error's message once more, where some clients look."},
     },
 }
 """The body of every error; ``app/errors.py`` lists the types."""

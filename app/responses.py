@@ -36,9 +36,12 @@ PROBLEM_LIMIT = 20
 
 
 def respond(error: ServiceError) -> JSONResponse:
-    """Return ``{"error": {...}}`` with the error's status and, where a retry makes sense, Retry-After."""
+    """Return ``{"error": {...}}`` with the error's status and, where a retry makes sense, Retry-After.
+
+    The message stands at the top once more: the JavaScript RemoteRunnable shows that field of a refused stream.
+    """
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
-    return JSONResponse({"error": describe(error)}, meaning(error).status, headers)
+    return JSONResponse({"error": describe(error), "message": error.message}, meaning(error).status, headers)
 
 
 def name_error(error: BaseException) -> ServiceError:
