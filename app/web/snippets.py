@@ -19,7 +19,7 @@ class Snippet(NamedTuple):
     code: str
 
 
-_QUESTION = "What is the capital of France?"
+_QUESTION = "Name the capital of France."
 _PICTURE = "a red apple"
 
 

@@ -187,7 +187,7 @@ async def test_the_snippets_call_the_host_that_was_asked() -> None:
     curl, python = snippets_of(response.text)
     words = shlex.split(curl.replace("\\\n", ""))
     assert words[:3] == ["curl", "-sS", "http://box.example:8123/smollm2/invoke"]
-    assert json.loads(words[-1]) == {"input": "What is the capital of France?"}
+    assert json.loads(words[-1]) == {"input": "Name the capital of France."}
     assert "http://box.example:8123/smollm2" in [
         node.value for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Constant)
     ]
