@@ -12,7 +12,12 @@ from platformdirs import user_cache_path
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from vllm_launcher.process import Launch
+
 PREFIX = "LANGSERVE_VLLM_"
+OTHER_PYTHONS = frozenset({
+    "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV",
+})  # fmt: skip
 LAUNCHERS_OWN = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """What the app has no use for."""
 
@@ -65,6 +70,12 @@ class Settings(BaseSettings):
     def app_environment(self) -> dict[str, str]:
         """What the app takes over."""
         return {name: value for name, value in self.inherited.items() if name not in LAUNCHERS_OWN}
+
+    def launch(self, *argv: str) -> Launch:
+        """A tool's command, in the user's own environment (pip's settings, proxies) without other Pythons' paths."""
+        env = {name: value for name, value in self.inherited.items() if name not in OTHER_PYTHONS}
+        env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
+        return Launch(argv=argv, env=env)
 
     def read_secret(self, name: str) -> str | None:
         """The variable that a registry entry names for its key; None where unset or empty."""

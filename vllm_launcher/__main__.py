@@ -1,0 +1,127 @@
+"""The command line: ``python -m vllm_launcher up | status | plan | fetch | install-engine | schema``.
+
+Exit statuses: 0 done; 1 it failed, and the last line says why and what to do; 2 the command was not understood;
+3 ``models.json`` is not valid; 4 no launcher is running.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from vllm_launcher import __version__, view
+from vllm_launcher.control import ControlClient
+from vllm_launcher.errors import LauncherError, LauncherGone
+from vllm_launcher.hardware import detect
+from vllm_launcher.plan import plan as make_plan
+from vllm_launcher.registry import RegistryError, check_chains, load_registry, schema_text
+from vllm_launcher.run_directory import control_socket
+from vllm_launcher.settings import Settings
+from vllm_launcher.up import Address, Project, exit_with_parent
+from vllm_launcher.up import up as serve_project
+
+T = TypeVar("T")
+FAILED, INVALID, NOT_RUNNING = 1, 3, 4
+
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From models.json to ready model servers.")
+out = Console()
+err = Console(stderr=True)
+
+Models = Annotated[Path, typer.Option("--models", help="The list of models.", show_default=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+WithParent = Annotated[bool, typer.Option("--exit-with-parent", help="Stop when the calling process ends.")]
+DEFAULT_MODELS = Path("models.json")
+
+
+@cli.command()
+def up(
+    models: Models = DEFAULT_MODELS,
+    *,
+    host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
+    app: Annotated[bool, typer.Option(help="Start the app in front of the servers.")] = True,
+    with_parent: WithParent = False,
+) -> None:
+    """Start everything that models.json names, and keep it running until Ctrl-C."""
+    if with_parent:
+        exit_with_parent()
+    project = load(models)
+    for rejected in project.plan.rejected:
+        err.print(f"{rejected.model}: not served: {rejected.reason} {rejected.hint}", soft_wrap=True)
+    address = Address(host, port) if app else None
+    run(serve_project(project, Settings(), address=address, console=out))
+
+
+@cli.command()
+def status(*, as_json: AsJson = False) -> None:
+    """Show what the running launcher's servers are doing."""
+    now = run(ControlClient(control_socket(Settings().run_dir)).status())
+    if as_json:
+        typer.echo(now.model_dump_json(indent=2))
+    else:
+        out.print(view.table(now))
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of models.json."""
+    typer.echo(schema_text(), nl=False)
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def load(models: Path) -> Project:
+    """Read the list of models and plan it for this machine; exits with every problem if it is not valid."""
+    try:
+        registry = load_registry(models)
+    except RegistryError as error:
+        refuse(error)
+    if problems := check_chains(models, registry):
+        refuse(RegistryError(models, problems))
+    return Project(models=models, registry=registry, plan=make_plan(registry, detect()))
+
+
+def refuse(error: RegistryError) -> NoReturn:
+    """Print every problem of the list of models, and exit."""
+    err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(INVALID)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; an error of ours is told in a sentence."""
+    try:
+        return asyncio.run(work)
+    except LauncherGone as error:
+        give_up(error, NOT_RUNNING)
+    except LauncherError as error:
+        give_up(error, FAILED)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def give_up(error: LauncherError, code: int) -> NoReturn:
+    """Say what happened and what to do, and exit."""
+    err.print(f"[bold red]error:[/] {error.reason}", soft_wrap=True)
+    if error.hint:
+        err.print(error.hint, markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)])
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    cli()
+
+
+if __name__ == "__main__":
+    main()
