@@ -69,7 +69,7 @@ class SupervisedChild:
     @contextlib.asynccontextmanager
     async def _process(self) -> AsyncGenerator[Process, None]:
         self.starts += 1
-        process = await self._spawn(self._name, self._launch)
+        process = await self._spawn(f"_{self._name}", self._launch)  # no model's name begins so
         try:
             yield process
         except asyncio.CancelledError:

@@ -19,6 +19,9 @@ EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|
 """The last line of a Python traceback."""
 COMPLAINT = re.compile(r"(?i)\b(?:error|fatal|failed|cannot|killed|abort|illegal instruction|out of memory|usage:)")
 
+ACCESS = re.compile(r'HTTP/[\d.]+" \d{3}\b')
+"""A line of an access log: what was answered, not what went wrong."""
+
 ECHOES = (
     "See root cause above",
     "EngineDeadError",
@@ -94,12 +97,16 @@ def explain(code: int, lines: Sequence[str]) -> Diagnosis:
 def last_meaningful(lines: Sequence[str]) -> str | None:
     """The line a person would point at: the last exception that is no echo of another, else the last complaint."""
     messages = [PREFIX.sub("", line).strip() for line in lines]
-    spoken = [message for message in messages if message and not any(echo in message for echo in ECHOES)]
+    spoken = [message for message in messages if message and not _says_nothing(message)]
     for pattern in (EXCEPTION, COMPLAINT):
         for message in reversed(spoken):
             if pattern.search(message):
                 return message[:500]
     return spoken[-1][:500] if spoken else None
+
+
+def _says_nothing(message: str) -> bool:
+    return ACCESS.search(message) is not None or any(echo in message for echo in ECHOES)
 
 
 def _hint(line: str) -> str | None:

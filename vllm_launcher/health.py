@@ -19,8 +19,6 @@ from vllm_launcher.stall import Patience, Sample, StallWatch
 
 POLL = 0.25
 """Seconds between two questions to a server that is starting."""
-ANSWER = 5.0
-"""Seconds for an answer that needs no computing."""
 DYING = 3.0
 """Seconds in which an engine that failed a request ends: its exit tells more than the failed request."""
 NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
@@ -70,14 +68,22 @@ class Health(Protocol):
 class HttpHealth:
     """Health over HTTP. ``start_timeout``: seconds from the process's start to the first token."""
 
-    def __init__(self, *, start_timeout: float = 1800.0, patience: Patience | None = None, poll: float = POLL) -> None:
+    def __init__(
+        self,
+        *,
+        start_timeout: float = 1800.0,
+        patience: Patience | None = None,
+        poll: float = POLL,
+        dying: float = DYING,
+    ) -> None:
         self._start_timeout = start_timeout
         self._patience = patience or Patience()
         self._poll = poll
+        self._dying = dying
 
     async def wait_ready(self, target: Target, process: Exits | None, *, on_warming: Callable[[], None]) -> None:
         """See ``Health``; fails at once when ``process`` ends."""
-        await until_exit(self._become_ready(target, on_warming), process)
+        await until_exit(self._become_ready(target, on_warming), process, dying=self._dying)
 
     async def watch(self, target: Target) -> None:
         """See ``Health``."""
@@ -85,7 +91,7 @@ class HttpHealth:
         async with _session(target) as session:
             while True:
                 await asyncio.sleep(self._patience.poll)
-                sample = await _sample(session, target)
+                sample = await _sample(session, target, self._patience.answer)
                 match watch.observe(sample, _now()):
                     case "fine":
                         pass
@@ -100,7 +106,7 @@ class HttpHealth:
         """See ``Health``. A server that does not tell counts as idle."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout), _session(target) as session:
-                while (sample := await _sample(session, target)) is not None and sample.busy:  # noqa: ASYNC110
+                while (sample := await _sample(session, target, self._patience.answer)) is not None and sample.busy:  # noqa: ASYNC110
                     await asyncio.sleep(self._poll)
 
     async def _become_ready(self, target: Target, on_warming: Callable[[], None]) -> None:
@@ -122,7 +128,7 @@ class HttpHealth:
             raise NotReady(f"The connection broke before it had {step}: {error}") from error
 
     async def _answering(self, session: aiohttp.ClientSession, target: Target) -> None:
-        while not await _alive(session, target):  # noqa: ASYNC110 - HTTP has no event for it
+        while not await _alive(session, target, self._patience.answer):  # noqa: ASYNC110 - HTTP has no event for it
             await asyncio.sleep(self._poll)
 
     async def _probe(self, session: aiohttp.ClientSession, target: Target) -> None:
@@ -135,10 +141,10 @@ class HttpHealth:
             raise Hung(f"Idle, it was asked for one token and gave none: {error or 'no answer in time'}") from error
 
 
-async def until_exit(work: Coroutine[Any, Any, T], process: Exits | None) -> T:
+async def until_exit(work: Coroutine[Any, Any, T], process: Exits | None, *, dying: float = 0.0) -> T:
     """Do ``work``, or raise ServerExited as soon as ``process`` has ended, whichever comes first.
 
-    When the work fails because the process is about to end, the exit is what is raised.
+    When the work fails, and the process ends within ``dying`` seconds, the exit is what is raised.
     """
     if process is None:
         return await work
@@ -146,7 +152,7 @@ async def until_exit(work: Coroutine[Any, Any, T], process: Exits | None) -> T:
     try:
         await asyncio.wait({working, exiting}, return_when=asyncio.FIRST_COMPLETED)
         if not exiting.done() and working.exception() is not None:
-            await asyncio.wait({exiting}, timeout=DYING)
+            await asyncio.wait({exiting}, timeout=dying)
         if exiting.done():
             raise ServerExited(exiting.result())
         return working.result()
@@ -205,15 +211,15 @@ async def _session(target: Target) -> AsyncGenerator[aiohttp.ClientSession, None
         yield session
 
 
-async def _get(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
-    async with asyncio.timeout(ANSWER), session.get(url) as response:
+async def _get(session: aiohttp.ClientSession, url: str, within: float) -> tuple[int, str]:
+    async with asyncio.timeout(within), session.get(url) as response:
         return response.status, await response.text()
 
 
-async def _alive(session: aiohttp.ClientSession, target: Target) -> bool:
+async def _alive(session: aiohttp.ClientSession, target: Target, within: float) -> bool:
     path = "/v1/models" if target.external else "/health"
     with contextlib.suppress(*NO_ANSWER):
-        status, _ = await _get(session, target.base_url + path)
+        status, _ = await _get(session, target.base_url + path, within)
         return status == 200  # noqa: PLR2004 - OK
     return False
 
@@ -228,14 +234,14 @@ async def _check_name(session: aiohttp.ClientSession, target: Target) -> None:
         raise NotReady(f"{target.base_url} answers for {', '.join(names) or 'no model'}, not for {target.served_name}.")
 
 
-async def _sample(session: aiohttp.ClientSession, target: Target) -> Sample | None:
+async def _sample(session: aiohttp.ClientSession, target: Target, within: float) -> Sample | None:
     """How the server is doing; None without an answer."""
     with contextlib.suppress(*NO_ANSWER):
         if not target.external:
-            status, text = await _get(session, target.base_url + "/metrics")
+            status, text = await _get(session, target.base_url + "/metrics", within)
             if status == 200:  # noqa: PLR2004 - OK
                 return read_metrics(text)
-        if await _alive(session, target):
+        if await _alive(session, target, within):
             return Sample(busy=False, moved=None)
     return None
 

@@ -141,6 +141,4 @@ def _first_status(spec: ServerSpec) -> ServerStatus:
     status = ServerStatus(model=spec.model, served_name=spec.served_name, since=time.time())
     if spec.refusal is None:
         return status
-    return status.model_copy(
-        update={"state": "failed", "reason": spec.refusal.reason, "hint": spec.refusal.hint}
-    )
+    return status.model_copy(update={"state": "failed", "reason": spec.refusal.reason, "hint": spec.refusal.hint})

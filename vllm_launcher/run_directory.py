@@ -53,9 +53,7 @@ class RunDirectory:
         """What identifies the processes of ``name``."""
         return self.path / "servers" / f"{name}.json"
 
-    async def spawn(
-        self, name: str, launch: Launch, on_line: Callable[[str], None] | None = None
-    ) -> ServerProcess:
+    async def spawn(self, name: str, launch: Launch, on_line: Callable[[str], None] | None = None) -> ServerProcess:
         """Start a process with its log and its record in here."""
         return await ServerProcess.start(launch, log=self.log(name), record=self.record(name), on_line=on_line)
 

@@ -18,6 +18,8 @@ class Patience:
 
     poll: float = 5.0
     """Between two samples."""
+    answer: float = 5.0
+    """For an answer that needs no computing."""
     stalled: float = 120.0
     """With requests under way and no counter moving. The longest step of a large model on a CPU must fit."""
     silent: float = 60.0

@@ -1,0 +1,110 @@
+"""A launcher over fake engines: what the process tests are made of."""
+
+import asyncio
+import contextlib
+import os
+import sys
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.processes import MARK, alive
+from vllm_launcher.health import HttpHealth
+from vllm_launcher.launcher import Build, Graces, Launcher, ServerSpec
+from vllm_launcher.ports import PortTable
+from vllm_launcher.process import Launch
+from vllm_launcher.progress import Progress, Report
+from vllm_launcher.restart import RestartPolicy
+from vllm_launcher.run_directory import RunDirectory
+from vllm_launcher.stall import Patience
+from vllm_launcher.status import LauncherStatus, ServerStatus, State
+
+FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
+DEADLINE = 20.0
+"""Seconds for anything that a test waits for; nothing takes that long unless it is broken."""
+IMPATIENT = Patience(poll=0.05, answer=0.3, stalled=0.6, silent=0.6, idle=None, probe=0.6)
+"""For engines that answer in milliseconds."""
+EAGER = RestartPolicy(first_delay=0.01, longest_delay=0.05)
+BRISK = Graces(settle=0.0, drain=3.0, ready=0.5, starting=0.2)
+
+
+def engine_launch(model: str, port: int, modes: str = "", **env: str) -> Launch:
+    """The command of a fake engine, environment included."""
+    argv = (sys.executable, "-I", "-S", str(FAKE_ENGINE), "--port", str(port), "--served-model-name", model)
+    return Launch(argv, {"PATH": os.defpath, "FAKE_MODES": modes, **env})
+
+
+@dataclass
+class Fleet:
+    """What the engines do, by model; may be changed while the launcher runs. Every process carries ``mark``."""
+
+    run: RunDirectory
+    modes: dict[str, str]
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    ports: PortTable = field(default_factory=PortTable)
+
+    async def prepare(self, model: str, report: Report) -> Build:
+        """Nothing to install: a report, and the command."""
+        report(Progress(phase="downloading weights", done=1, total=1))
+        return lambda port: engine_launch(model, port, self.modes[model], **self.env, **{MARK: self.mark})
+
+    @contextlib.asynccontextmanager
+    async def launcher(
+        self,
+        *,
+        load: str = "startup",
+        start_timeout: float = DEADLINE,
+        patience: Patience = IMPATIENT,
+        policy: RestartPolicy = EAGER,
+        graces: Graces = BRISK,
+    ) -> AsyncGenerator[Launcher, None]:
+        """A running launcher, shut down in the end."""
+        specs = [ServerSpec(model, model, load="on-demand" if load != "startup" else "startup") for model in self.modes]
+        async with Launcher(
+            specs,
+            prepare=self.prepare,
+            spawn=self.run.spawn,
+            health=HttpHealth(start_timeout=start_timeout, patience=patience, poll=0.02, dying=0.3),
+            ports=self.ports,
+            policy=policy,
+            graces=graces,
+        ) as launcher:
+            yield launcher
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process of this fleet's engines, guards included."""
+        return marked(self.mark)
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Every living process that carries ``mark``."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == mark and alive(process):
+                found.append(process)
+    return found
+
+
+async def until(
+    events: AsyncIterator[LauncherStatus], model: str, wanted: Callable[[ServerStatus], bool] | State
+) -> ServerStatus:
+    """Read events until ``model`` is as wanted."""
+
+    def satisfied(server: ServerStatus) -> bool:
+        return wanted(server) if callable(wanted) else server.state == wanted
+
+    last = None
+    try:
+        async with asyncio.timeout(DEADLINE):
+            async for status in events:
+                last = status.server(model)
+                if last is not None and satisfied(last):
+                    return last
+    except TimeoutError:
+        pass
+    raise AssertionError(f"{model} did not become as wanted; last seen: {last!r}")
