@@ -1,4 +1,4 @@
-"""The command line: ``python -m vllm_launcher up | status | plan | fetch | install-engine | schema``.
+"""The command line: ``python -m vllm_launcher up | fetch | status | plan | schema``.
 
 Exit statuses: 0 done; 1 it failed, and the last line says why and what to do; 2 the command was not understood;
 3 ``models.json`` is not valid; 4 no launcher is running.
@@ -19,10 +19,12 @@ from vllm_launcher.control import ControlClient
 from vllm_launcher.errors import LauncherError, LauncherGone
 from vllm_launcher.hardware import detect
 from vllm_launcher.plan import plan as make_plan
+from vllm_launcher.prepare import Project
+from vllm_launcher.prepare import fetch as fetch_models
 from vllm_launcher.registry import RegistryError, check_chains, load_registry, schema_text
 from vllm_launcher.run_directory import control_socket
 from vllm_launcher.settings import Settings
-from vllm_launcher.up import Address, Project, exit_with_parent
+from vllm_launcher.up import Address, exit_with_parent
 from vllm_launcher.up import up as serve_project
 
 T = TypeVar("T")
@@ -55,6 +57,21 @@ def up(
         err.print(f"{rejected.model}: not served: {rejected.reason} {rejected.hint}", soft_wrap=True)
     address = Address(host, port) if app else None
     run(serve_project(project, Settings(), address=address, console=out))
+
+
+@cli.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="All that load at startup.")] = None,
+    *,
+    models: Models = DEFAULT_MODELS,
+    with_parent: WithParent = False,
+) -> None:
+    """Install the engines of models and fetch their weights, without starting anything."""
+    if with_parent:
+        exit_with_parent()
+    project = load(models)
+    startup = [spec.id for spec in project.registry.models if spec.load == "startup" and project.plan.server(spec.id)]
+    run(fetch_models(project, Settings(), names or startup, out))
 
 
 @cli.command()

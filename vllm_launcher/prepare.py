@@ -1,0 +1,127 @@
+"""From a planned server to one that can be started: its engine installed, its weights fetched, its command built."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from vllm_launcher import view
+from vllm_launcher.board import Board
+from vllm_launcher.collaborators import Build
+from vllm_launcher.command import build_command
+from vllm_launcher.entries import ModelSpec
+from vllm_launcher.errors import LauncherError, UnknownModel
+from vllm_launcher.install import install_engine
+from vllm_launcher.plan import Plan, PlannedServer
+from vllm_launcher.process import Finished, Launch, run
+from vllm_launcher.progress import Progress, Report
+from vllm_launcher.registry import Registry
+from vllm_launcher.settings import Settings
+from vllm_launcher.status import ServerStatus
+from vllm_launcher.weights import Tools, fetch_weights
+
+
+@dataclass(frozen=True)
+class Project:
+    """What there is to serve: the list of models, the file it came from, and the plan for this machine."""
+
+    models: Path
+    registry: Registry
+    plan: Plan
+
+    def planned(self, model: str) -> tuple[ModelSpec, PlannedServer]:
+        """A model's entry and its place.
+
+        Raises:
+            UnknownModel: it is not in the registry.
+            LauncherError: the plan has no place for it; says why.
+        """
+        spec, planned = self.registry.get(model), self.plan.server(model)
+        if spec is None:
+            raise UnknownModel(model)
+        if planned is None:
+            refused = next(rejected for rejected in self.plan.rejected if rejected.model == model)
+            raise LauncherError(refused.reason, refused.hint)
+        return spec, planned
+
+
+class Preparation:
+    """Prepares the models of a project; what the launcher calls before every start."""
+
+    def __init__(self, project: Project, settings: Settings, *, logs: Path, records: Path) -> None:
+        self._project = project
+        self._settings = settings
+        self._logs = logs
+        self._records = records
+
+    async def __call__(self, model: str, report: Report) -> Build:
+        """See ``collaborators.Prepare``."""
+        spec, planned = self._project.planned(model)
+        runner = Runner(log=self._logs / f"{model}-prepare.log", record=self._records / f"{model}-prepare.json")
+        engine = await install_engine(planned.engine, self._settings, runner, report)
+        tools = Tools(settings=self._settings, run=runner, report=report, python=engine.python)
+        dtype = str(planned.flags.get("dtype") or "bfloat16")
+        checkpoint = await fetch_weights(spec, tools, dequantize=planned.engine.endswith("-cpu"), dtype=dtype)
+        return self._build(spec, planned, engine.python, checkpoint.path)
+
+    def _build(self, spec: ModelSpec, planned: PlannedServer, python: Path, checkpoint: Path) -> Build:
+        def build(port: int) -> Launch:
+            command = build_command(
+                planned,
+                spec,
+                python=python,
+                checkpoint=checkpoint,
+                port=port,
+                inherited=self._settings.inherited,
+            )
+            return Launch(argv=command.argv, env=command.env)
+
+        return build
+
+
+class Runner:
+    """Runs installers and converters under a guard, with a log and a record of their own."""
+
+    def __init__(self, *, log: Path, record: Path) -> None:
+        self._log = log
+        self._record = record
+
+    async def __call__(self, launch: Launch, on_line: Callable[[str], None] | None = None) -> Finished:
+        """Run to the end; how it ended."""
+        return await run(launch, log=self._log, record=self._record, on_line=on_line)
+
+
+async def fetch(project: Project, settings: Settings, models: Sequence[str], console: Console) -> None:
+    """Prepare these models and start nothing; progress goes to the console.
+
+    Raises:
+        LauncherError: the first that failed.
+    """
+    board = Board(ServerStatus(model=model, served_name=model) for model in models)
+    run_dir = settings.run_dir
+    prepare = Preparation(project, settings, logs=run_dir / "logs", records=run_dir / "servers")
+    async with _shown(board, console):
+        for model in models:
+            await prepare(model, lambda progress, model=model: _note(board, model, progress))
+            _note(board, model, Progress(phase="fetched"))
+
+
+def _note(board: Board, model: str, progress: Progress) -> None:
+    now = board[model]
+    since = now.since if now.phase == progress.phase else time.time()
+    told = {"state": "fetching", "phase": progress.phase, "progress": progress, "since": since}
+    board.put(now.model_copy(update=told), minor=now.phase == progress.phase)
+
+
+@contextlib.asynccontextmanager
+async def _shown(board: Board, console: Console) -> AsyncGenerator[None, None]:
+    task = asyncio.create_task(view.follow(board.changes(), console))
+    try:
+        yield
+    finally:
+        board.close()
+        await task
