@@ -73,7 +73,8 @@ async def up(project: Project, settings: Settings, *, address: Address | None, c
 async def show(launcher: Launcher, address: Address | None, console: Console) -> None:
     """Print the app's addresses, then every change."""
     if address is not None:
-        console.print(f"[bold]{address.url}[/]  home page, playgrounds, REST ([dim]{address.url}/docs[/])", soft_wrap=True)
+        told = f"[bold]{address.url}[/]  home page, playgrounds, REST ([dim]{address.url}/docs[/])"
+        console.print(told, soft_wrap=True)
     await view.follow(launcher.events(), console)
 
 
