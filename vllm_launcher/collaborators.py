@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 
 from vllm_launcher.errors import LauncherError
 from vllm_launcher.health import Health
-from vllm_launcher.ports import PortTable
 from vllm_launcher.process import Launch
 from vllm_launcher.progress import Report
 from vllm_launcher.registry import Task
@@ -69,6 +68,18 @@ class Process(Protocol):
         ...
 
 
+class Ports(Protocol):
+    """What the keeper needs of ``ports.PortTable``."""
+
+    def take(self) -> int:
+        """A port that nobody uses."""
+        ...
+
+    def release(self, port: int) -> None:
+        """Give it back."""
+        ...
+
+
 Build = Callable[[int], Launch]
 """From a port to what is run: the plan's command with its checkpoint, still without a place to listen."""
 Prepare = Callable[[str, Report], Awaitable[Build]]
@@ -122,7 +133,7 @@ class Tools:
     prepare: Prepare
     spawn: Spawn
     health: Health
-    ports: PortTable
+    ports: Ports
     turns: asyncio.Semaphore
     """So many servers start at once: each takes what memory it finds while it starts."""
     clock: Clock

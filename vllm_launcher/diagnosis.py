@@ -42,7 +42,7 @@ HINTS: tuple[tuple[str, str], ...] = (
         "Not enough memory: lower limits.max_model_len or limits.max_num_seqs, or serve fewer models at once.",
     ),
     (
-        r"larger than the maximum number of tokens that can be stored in KV cache|KV cache .* is needed",
+        r"larger than the maximum number of tokens that can be stored in KV cache|KV cache.* is needed",
         "The context does not fit into the KV cache: lower limits.max_model_len.",
     ),
     (

@@ -57,7 +57,7 @@ def decide(failures: Sequence[Failure], policy: RestartPolicy) -> Again | GiveUp
     if equal >= policy.most_equal:
         return GiveUp(f"failing {equal} times the same way")
     if len(unready) >= policy.most_failures:
-        return GiveUp(f"{len(unready)} attempts that never got ready")
+        return GiveUp(f"{len(unready)} {'attempt' if len(unready) == 1 else 'attempts'} that never got ready")
     recent = [failure for failure in failures if last.at - failure.at <= policy.window]
     if len(recent) >= policy.most_failures:
         return GiveUp(f"{len(recent)} failures within {_minutes(policy.window)}")

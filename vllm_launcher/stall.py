@@ -46,6 +46,7 @@ class StallWatch:
         self._answered = now
         self._progressed = now
         self._moved: float | None = None
+        self._idle = now
 
     def observe(self, sample: Sample | None, now: float) -> Verdict:
         """The verdict at ``now`` (seconds, monotonic)."""
@@ -56,7 +57,10 @@ class StallWatch:
             return "fine"
         if sample.moved != self._moved:
             self._moved, self._progressed = sample.moved, now
-        still = now - self._progressed
         if sample.busy:
+            # Counted from the request's arrival too: after an idle hour the counters have stood still for an hour.
+            still = now - max(self._progressed, self._idle)
             return "stalled" if still >= self._patience.stalled else "fine"
-        return "probe" if self._patience.idle is not None and still >= self._patience.idle else "fine"
+        self._idle = now
+        idle = self._patience.idle
+        return "probe" if idle is not None and now - self._progressed >= idle else "fine"

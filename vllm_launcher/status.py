@@ -14,12 +14,13 @@ warming   it answers /health, and has not generated a token
 ready     it has just generated a token: the only state with an ``endpoint``
 draining  the endpoint is withdrawn, requests under way may finish, nothing new is sent to it
 stopped   asked to end, and no process of it is left
-failed    given up on, no process of it is left; ``reason`` and ``hint`` are set; ``ensure_ready`` tries anew
+failed    given up on, no process of it is left; ``reason`` says why, ``hint`` what to do where that is known; it
+          stays so until somebody who has mended the cause asks to retry
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from vllm_launcher.progress import Progress
 
@@ -44,13 +45,19 @@ class ServerStatus(BaseModel):
     """The name its requests must carry as ``model``."""
     pid: int | None = None
     restarts: int = 0
-    """Starts after the first one, since the launcher began or ``ensure_ready`` revived it."""
+    """Starts after the first one, since it was last asked for."""
     reason: str | None = None
     """Why the last attempt ended: the engine's last meaningful log line."""
     hint: str | None = None
     """What a person can do about ``reason``."""
     memory_bytes: int | None = None
     """Resident memory of its process tree."""
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> Self:
+        if (self.endpoint is not None) != (self.state == "ready"):
+            raise ValueError(f"a server has an endpoint exactly while it is ready, not while {self.state}")
+        return self
 
 
 class LauncherStatus(BaseModel):

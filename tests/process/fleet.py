@@ -25,7 +25,7 @@ from vllm_launcher.status import LauncherStatus, ServerStatus, State
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 DEADLINE = 20.0
 """Seconds for anything that a test waits for; nothing takes that long unless it is broken."""
-IMPATIENT = Patience(poll=0.05, answer=0.3, stalled=0.6, silent=0.6, idle=None, probe=0.6)
+IMPATIENT = Patience(poll=0.05, answer=1.0, stalled=0.8, silent=1.5, idle=None, probe=0.8)
 """For engines that answer in milliseconds."""
 EAGER = RestartPolicy(first_delay=0.01, longest_delay=0.05)
 BRISK = Graces(settle=0.0, drain=3.0, ready=0.5, starting=0.2)

@@ -92,7 +92,7 @@ async def test_an_engine_that_answers_for_another_model_is_refused(fleet: MakeFl
 
 async def test_an_engine_that_generates_nothing_fails(fleet: MakeFleet) -> None:
     """Warming ends with the time-out that names the token."""
-    async with fleet(mute="never-generates").launcher(start_timeout=0.5, policy=ONCE) as launcher:
+    async with fleet(mute="never-generates").launcher(start_timeout=3.0, policy=ONCE) as launcher:
         failed = await until(launcher.events(), "mute", "failed")
         assert failed.reason
         assert "has not generated a token within" in failed.reason
@@ -117,7 +117,7 @@ async def test_an_engine_that_hangs_after_warm_up_is_restarted(fleet: MakeFleet)
 async def test_an_idle_engine_with_old_gauges_is_asked_for_a_token(fleet: MakeFleet) -> None:
     """A hung engine whose gauge says that nothing runs is found by a token that does not come."""
     crew = fleet(stuck="hangs,stale-gauges")
-    patience = Patience(poll=0.05, answer=0.3, idle=0.2, probe=0.3)
+    patience = Patience(poll=0.05, answer=1.0, idle=0.2, probe=0.5)
     async with crew.launcher(patience=patience) as launcher:
         events = launcher.events()
         await until(events, "stuck", "ready")
