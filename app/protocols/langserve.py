@@ -253,11 +253,11 @@ def _preferences(request: Request) -> Preferences:
 # --- routes --------------------------------------------------------------------------------
 
 PLAYGROUND_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""langserve's pages carry their schemas in an inline script."""
+"""langserve's pages carry their schemas in an inline script, and compile them to functions (without eval: a blank page)."""
 
 
 def describe_routes(spec: ModelSpec) -> str:
