@@ -41,7 +41,7 @@ class Lazy:
         return self
 
     def __repr__(self) -> str:
-        return f"Lazy({'not made yet' if self._made is None else self._made!r})"
+        return "Lazy(not made yet)" if self._made is None else f"Lazy({self._made!r})"
 
 
 @dataclass(frozen=True)

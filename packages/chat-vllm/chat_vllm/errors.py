@@ -25,6 +25,7 @@ from langchain_core.exceptions import ModelAPIError, ModelConnectionError, Model
 from langchain_openai.chat_models import base
 
 OVERFLOW_SIGNS = ("maximum context length", "maximum model length", "longer than the model")
+OVERFLOW_PARAMS = ("input_tokens", "input_text")
 """How vLLM says that a prompt, or a prompt and the tokens asked for, exceeds ``max_model_len``."""
 
 
@@ -85,7 +86,7 @@ def typed_status(error: openai.APIStatusError) -> openai.APIStatusError:
 def says_overflow(error: openai.APIError) -> bool:
     """Whether the engine says that the context is too small."""
     text = error.message.lower()
-    return any(sign in text for sign in OVERFLOW_SIGNS)
+    return error.param in OVERFLOW_PARAMS or any(sign in text for sign in OVERFLOW_SIGNS)
 
 
 def reason(error: openai.APIConnectionError) -> str:

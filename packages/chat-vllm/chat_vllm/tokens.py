@@ -47,7 +47,7 @@ class EngineTokens(BaseChatOpenAI):
     def _conversation(self, messages: Sequence[BaseMessage], tools: Tools | None) -> dict[str, Any]:
         """What of a request decides how many tokens its prompt has."""
         bound: dict[str, Any] = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
-        payload: Any = self._get_request_payload(  # pyright: ignore[reportUnknownMemberType]
+        payload: Any = self._get_request_payload(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
             list(messages), stop=None, **bound
         )
         wanted = ("model", "messages", "tools", "chat_template_kwargs")
