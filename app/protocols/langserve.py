@@ -257,7 +257,7 @@ PLAYGROUND_POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""langserve's pages carry their schemas in an inline script, and compile them to functions (without eval: a blank page)."""
+"""langserve's pages carry their schemas in an inline script, and compile them: without eval the page stays blank."""
 
 
 def describe_routes(spec: ModelSpec) -> str:
