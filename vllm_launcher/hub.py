@@ -1,113 +1,86 @@
-"""Weights from the Hugging Face hub, by its own client."""
+"""Weights from the Hugging Face hub, by its own client in a process of its own (``hub_download.py``).
 
-import asyncio
+A thread that downloads can neither be stopped nor outlived: Ctrl-C would wait for the last of 90 GB.
+"""
+
+import dataclasses
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from tqdm.auto import tqdm
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vllm_launcher.disk import check_disk
 from vllm_launcher.entries import HubSource
-from vllm_launcher.progress import Progress, Report
+from vllm_launcher.process import Launch
+from vllm_launcher.progress import Progress
 from vllm_launcher.settings import Settings
 from vllm_launcher.weights_error import WeightsError
 
-IGNORED = ["*.pth", "*.msgpack", "*.h5", "*.onnx", "original/*", "*.ot", "*.tflite", "onnx/*", "openvino/*"]
-"""The same weights once more, in forms that no engine of ours loads."""
+if TYPE_CHECKING:
+    from vllm_launcher.weights import Tools
+
+GOES_ON = "The next start goes on from here."
 
 
-async def fetch_from_hub(source: HubSource, folder: Path, settings: Settings, report: Report) -> None:
+class Failure(BaseModel):
+    """Why a download gave up."""
+
+    reason: str
+    hint: str | None
+    permanent: bool
+
+
+class Told(BaseModel):
+    """One line of what the download prints: how many bytes are there, or why it gave up."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    done: int = 0
+    total: int | None = None
+    failure: Failure | None = None
+
+
+async def fetch_from_hub(source: HubSource, folder: Path, tools: "Tools") -> None:
     """Fetch a repository, or one file of it with what stands beside it; resumes what a call before left half-done.
 
     Raises:
-        WeightsError: gated, missing, no such revision or file, no network: each with what to do.
-        DiskFull: the repository is larger than what the disk has left.
+        WeightsError: gated, missing, no such revision or file, no network, no room: each with what to do.
     """
-    loop = asyncio.get_running_loop()
+    if tools.settings.offline:
+        hint = "Unset LANGSERVE_VLLM_OFFLINE and HF_HUB_OFFLINE once, and fetch it: python -m vllm_launcher fetch."
+        raise WeightsError(f"{source.repo} is not in the cache, and the launcher is told to stay offline.", hint)
+    tools.report(Progress(phase="downloading weights"))
+    failures: list[Failure] = []
 
-    def tell(progress: Progress) -> None:
-        loop.call_soon_threadsafe(report, progress)
+    def note(line: str) -> None:
+        told = read(line)
+        if told and told.failure:
+            failures.append(told.failure)
+        elif told:
+            tools.report(Progress(phase="downloading weights", done=told.done, total=told.total, unit="bytes"))
 
-    report(Progress(phase="downloading weights"))
+    done = await tools.run(_launch(source, folder, tools.settings), note)
+    if failures:
+        raise WeightsError(failures[-1].reason, failures[-1].hint, permanent=failures[-1].permanent)
+    if done.code != 0:
+        reason = f"The download of {source.repo} ended with code {done.code}: {' '.join(done.tail[-1:])}"
+        raise WeightsError(reason, GOES_ON, permanent=False)
+
+
+def _launch(source: HubSource, folder: Path, settings: Settings) -> Launch:
+    program = (sys.executable, "-m", "vllm_launcher.hub_download", source.model_dump_json(), str(folder))
+    launch = settings.launch(*program)
+    env = {**launch.env, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if settings.hf_endpoint:
+        env["HF_ENDPOINT"] = settings.hf_endpoint
+    if settings.hf_token:
+        env["HF_TOKEN"] = settings.hf_token.get_secret_value()
+    return dataclasses.replace(launch, env=env, cwd=settings.root)
+
+
+def read(line: str) -> Told | None:
+    """What a line of the download's output says; None where it is somebody else's."""
     try:
-        await asyncio.to_thread(_download, source, folder, settings, tell)
-    except WeightsError:
-        raise
-    except Exception as error:
-        raise _translate(error, source) from error
-
-
-def _download(source: HubSource, folder: Path, settings: Settings, tell: Report) -> None:
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    patterns = [source.file, "*.json", "tokenizer*"] if source.file else None
-    if not settings.offline:
-        api = HfApi(endpoint=settings.hf_endpoint, token=token)
-        size = _size(api, source)
-        check_disk(folder, size, f"Downloading {source.repo}")
-    snapshot_download(
-        source.repo,
-        revision=source.revision,
-        local_dir=folder,
-        allow_patterns=patterns,
-        ignore_patterns=IGNORED,
-        token=token,
-        endpoint=settings.hf_endpoint,
-        local_files_only=settings.offline,
-        tqdm_class=_bars(tell),
-    )
-
-
-def _size(api: HfApi, source: HubSource) -> int:
-    """Bytes to fetch, as the hub lists them."""
-    files = api.model_info(source.repo, revision=source.revision, files_metadata=True).siblings or []
-    wanted = [file for file in files if source.file in (None, file.rfilename)]
-    if not wanted:
-        raise WeightsError(f"{source.repo} has no file {source.file}.", "Check source.file against the repository.")
-    return sum(file.size or 0 for file in wanted)
-
-
-def _bars(tell: Report) -> type[Any]:
-    """A progress bar that reports bytes instead of drawing."""
-
-    class Reported(tqdm):  # pyright: ignore[reportMissingTypeArgument, reportUntypedBaseClass]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs["disable"] = False
-            super().__init__(*args, **kwargs)
-
-        def display(self, *_args: Any, **_kwargs: Any) -> None:
-            if self.unit == "B":
-                done, total = int(self.n), int(self.total) if self.total else None
-                tell(Progress(phase="downloading weights", done=done, total=total, unit="bytes"))
-
-    return Reported
-
-
-def _translate(error: Exception, source: HubSource) -> WeightsError:
-    """The hub's errors, as what to do."""
-    name = f"{source.repo}@{source.revision}" if source.revision else source.repo
-    match error:
-        case GatedRepoError():
-            page = f"its page on the hub ({source.repo})"
-            return WeightsError(f"{name} is gated.", f"Accept its terms on {page}, then set HF_TOKEN to your token.")
-        case RevisionNotFoundError():
-            return WeightsError(f"{source.repo} has no revision {source.revision}.", "Correct source.revision.")
-        case RepositoryNotFoundError():
-            hint = "Correct source.repo; for a private repository set HF_TOKEN."
-            return WeightsError(f"There is no repository {source.repo}, or it is private.", hint)
-        case OfflineModeIsEnabled() | LocalEntryNotFoundError():
-            hint = "Fetch it once with a network (python -m vllm_launcher fetch), or give a local path."
-            return WeightsError(f"{name} is not in the cache, and the hub cannot be reached.", hint, permanent=False)
-        case EntryNotFoundError():
-            return WeightsError(f"{name} lacks a file that was asked for.", "Correct source.file.")
-        case _:
-            reason = f"{name} could not be downloaded: {type(error).__name__}: {error}"
-            return WeightsError(reason, "The next start goes on from here.", permanent=False)
+        return Told.model_validate_json(line)
+    except ValidationError:
+        return None

@@ -3,58 +3,39 @@
 An environment is ``<cache>/engines/<engine>-<digest of its lock>-py3XX`` and whole once its stamp is written, which is
 the last step. A call that finds it half-made goes on: every distribution is checked against its own RECORD, broken
 ones are installed again, and what pip had downloaded comes from pip's cache. Two calls at once: one waits.
-
-``engines/<engine>.in`` says what is wanted, ``make lock`` pins it in ``.txt``, ``.toml`` says how it is installed.
 """
 
 import asyncio
 import contextlib
-import csv
-import hashlib
 import shutil
 import sys
-import tomllib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from vllm_launcher.alone import alone
-from vllm_launcher.disk import GB, check_disk
+from vllm_launcher.disk import GB, check_disk, disk_told
 from vllm_launcher.errors import LauncherError
 from vllm_launcher.pip_output import PipOutput, explain
 from vllm_launcher.progress import Progress, Report
+from vllm_launcher.recipes import Recipe, Recipes, count, stanza
+from vllm_launcher.records import forget_broken
 from vllm_launcher.run import Run
 from vllm_launcher.settings import Settings
+from vllm_launcher.threads import to_the_end
 
-ENGINES = Path(__file__).parent / "engines"
-RUNTIME = ENGINES / "runtime"
 STAMP = ".complete"
 LOOK = 0.5
 """Seconds between two looks at how many distributions are installed."""
+OUR_RECIPES = Recipes()
 
 
 class InstallError(LauncherError):
-    """An engine could not be installed. Calling again goes on from there."""
+    """An engine could not be installed. Calling again goes on from there, and helps unless ``permanent``."""
 
-    permanent = True
-
-
-class Recipe(BaseModel):
-    """How one engine is installed: the keys of ``engines/<engine>.toml``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    title: str
-    disk_gb: float
-    probe: str
-    torch: str | None = None
-    torch_index: str | None = None
-    local: tuple[str, ...] = ()
-    """Distributions under ``engines/runtime`` that go in after the lock."""
-    remove: tuple[str, ...] = ()
-    """Files, relative to site-packages, that must not be there."""
+    def __init__(self, reason: str, hint: str | None = None, *, permanent: bool = True) -> None:
+        super().__init__(reason, hint)
+        self.permanent = permanent
 
 
 @dataclass(frozen=True)
@@ -64,94 +45,99 @@ class InstalledEngine:
     name: str
     python: Path
 
+    @property
+    def environment(self) -> Path:
+        """Its folder."""
+        return self.python.parent.parent
 
-def engine_names() -> list[str]:
-    """Every engine that can be installed."""
-    return sorted(path.stem for path in ENGINES.glob("*.toml"))
 
-
-def environment_of(name: str, settings: Settings) -> Path:
+def environment_of(name: str, settings: Settings, recipes: Recipes = OUR_RECIPES) -> Path:
     """Where the environment of an engine is or will be; another one for each lock, recipe and Python."""
-    digest = hashlib.sha256()
-    for path in _inputs(name):
-        digest.update(path.read_bytes())
     version = f"py{sys.version_info.major}{sys.version_info.minor}"
-    return settings.engines_dir / f"{name}-{digest.hexdigest()[:12]}-{version}"
+    return settings.engines_dir / f"{name}-{recipes.digest(name)}-{version}"
 
 
-def installed(name: str, settings: Settings) -> InstalledEngine | None:
-    """The engine, if it is whole."""
-    environment = environment_of(name, settings)
-    return InstalledEngine(name, environment / "bin" / "python") if (environment / STAMP).exists() else None
+def installed(name: str, settings: Settings, recipes: Recipes = OUR_RECIPES) -> InstalledEngine | None:
+    """The engine, if it is whole; it is not if the Python that it was made with has gone."""
+    environment = environment_of(name, settings, recipes)
+    python = environment / "bin" / "python"
+    return InstalledEngine(name, python) if (environment / STAMP).exists() and python.exists() else None
 
 
-async def install_engine(name: str, settings: Settings, run: Run, report: Report) -> InstalledEngine:
+async def install_engine(
+    name: str, settings: Settings, run: Run, report: Report, recipes: Recipes = OUR_RECIPES
+) -> InstalledEngine:
     """Install an engine, unless it is there; its interpreter.
 
     Raises:
         InstallError: with what is missing (network, disk, Python version) and what to do.
+        DiskFull: there is not enough room, before or in the middle.
+        DiskRefused: the cache cannot be written.
     """
-    if found := installed(name, settings):
+    if name not in recipes.names():
+        raise InstallError(f"There is no engine {name!r}.", f"Engines: {', '.join(recipes.names())}.")
+    if found := installed(name, settings, recipes):
         return found
-    if name not in engine_names():
-        raise InstallError(f"There is no engine {name!r}.", f"Engines: {', '.join(engine_names())}.")
-    environment = environment_of(name, settings)
-    async with alone(environment, f"waiting for another installation of engine {name}", report):
-        if found := installed(name, settings):
-            return found
-        return await Installation(name, environment, settings, run, report).carry_out()
+    environment = environment_of(name, settings, recipes)
+    with disk_told(f"Installing engine {name}"):
+        async with alone(environment, f"waiting for another installation of engine {name}", report):
+            if found := installed(name, settings, recipes):
+                return found
+            return await Installation(name, environment, settings, run, report, recipes).carry_out()
 
 
+@dataclass(frozen=True)
 class Installation:
     """One way from nothing, or from a half-made environment, to a whole one."""
 
-    def __init__(self, name: str, environment: Path, settings: Settings, run: Run, report: Report) -> None:
-        self._name = name
-        self._recipe = read_recipe(name)
-        self._lock = ENGINES / f"{name}.txt"
-        self._environment = environment
-        self._python = environment / "bin" / "python"
-        self._settings = settings
-        self._run = run
-        self._report = report
-        self._phase = f"installing engine {name}"
+    name: str
+    environment: Path
+    settings: Settings
+    run: Run
+    report: Report
+    recipes: Recipes
 
     async def carry_out(self) -> InstalledEngine:
         """Every step in its order; the stamp is the last."""
-        self._report(Progress(phase=self._phase))
-        if not self._environment.exists():
-            check_disk(self._environment, int(self._recipe.disk_gb * GB), self._recipe.title)
+        self.report(Progress(phase=self.phase))
+        await to_the_end(self._clear)
+        if not self.environment.exists():
+            check_disk(self.environment, int(self.recipe.disk_gb * GB), self.recipe.title)
         await self._make_environment()
-        await asyncio.to_thread(forget_broken, self._site_packages())
         await self._install_locked()
-        await asyncio.to_thread(_install_local, self._recipe, self._site_packages())
+        await to_the_end(self.recipes.install_local, self.name, self._site_packages())
         await self._probe()
-        (self._environment / STAMP).write_text(f"{self._name}\n", encoding="utf-8")
-        return InstalledEngine(self._name, self._python)
+        (self.environment / STAMP).write_text(f"{self.name}\n", encoding="utf-8")
+        return InstalledEngine(self.name, self.python)
+
+    def _clear(self) -> None:
+        """Keep of an earlier attempt what is whole. Blocks: it looks at every file of the environment."""
+        (self.environment / STAMP).unlink(missing_ok=True)
+        if not (self.environment / "pyvenv.cfg").exists() or not self.python.exists():
+            shutil.rmtree(self.environment, ignore_errors=True)
+        forget_broken(self._site_packages())  # before venv runs: it leaves a pip alone that looks installed
 
     async def _make_environment(self) -> None:
         """An empty environment with the lock's own pip: older ones do not tell their progress."""
-        if not (self._environment / "pyvenv.cfg").exists() or not self._python.exists():
-            shutil.rmtree(self._environment, ignore_errors=True)
-        done = await self._run(self._settings.launch(sys.executable, "-m", "venv", str(self._environment)))
+        done = await self.run(self.settings.launch(sys.executable, "-m", "venv", str(self.environment)))
         if done.code != 0:
             raise InstallError(
                 f"python -m venv failed: {' '.join(done.tail[-3:])}",
                 "Install the venv module; on Debian and Ubuntu: apt-get install python3-venv.",
             )
-        pip = self._environment / "pip.txt"
-        pip.write_text("\n".join(stanza(self._lock, "pip")), encoding="utf-8")
+        pip = self.environment / "pip.txt"
+        pip.write_text("\n".join(stanza(self.lock, "pip")), encoding="utf-8")
         await self._pip("--no-deps", "--require-hashes", "-q", "-r", str(pip))
 
     async def _install_locked(self) -> None:
         """Torch where the recipe wants it by itself, then everything in the lock."""
-        if self._recipe.torch:
-            await self._install_torch(self._recipe.torch)
-        await self._pip("--no-deps", "--require-hashes", "--progress-bar=raw", "-r", str(self._lock))
+        if self.recipe.torch:
+            await self._install_torch(self.recipe.torch)
+        await self._pip("--no-deps", "--require-hashes", "--progress-bar=raw", "-r", str(self.lock))
 
     async def _install_torch(self, requirement: str) -> None:
         arguments = ("--no-deps", "--progress-bar=raw", requirement)
-        index = self._recipe.torch_index
+        index = self.recipe.torch_index
         if index is None:
             await self._pip(*arguments)
             return
@@ -161,13 +147,14 @@ class Installation:
             await self._pip("--extra-index-url", index, *arguments)
 
     async def _pip(self, *arguments: str) -> None:
-        output = PipOutput(self._phase, self._report, total=count(self._lock))
-        launch = self._settings.launch(str(self._python), "-m", "pip", "install", "--no-input", *arguments)
+        output = PipOutput(self.phase, self.report, total=count(self.lock))
+        launch = self.settings.launch(str(self.python), "-m", "pip", "install", "--no-input", *arguments)
         async with self._counting(output):
-            done = await self._run(launch, output.line)
+            done = await self.run(launch, output.line)
         if done.code != 0:
-            reason, hint = explain(done.tail)
-            raise InstallError(f"{self._recipe.title} could not be installed: {reason}", hint)
+            cause = explain(done.tail)
+            reason = f"{self.recipe.title} could not be installed: {cause.reason}"
+            raise InstallError(reason, cause.hint, permanent=cause.permanent)
 
     @contextlib.asynccontextmanager
     async def _counting(self, output: PipOutput) -> AsyncGenerator[None, None]:
@@ -184,81 +171,37 @@ class Installation:
             yield
         finally:
             task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _probe(self) -> None:
         """Import the engine once: an environment that cannot is not whole."""
-        self._report(Progress(phase=f"{self._phase}: checking"))
-        done = await self._run(self._settings.launch(str(self._python), "-c", self._recipe.probe))
+        self.report(Progress(phase=f"{self.phase}: checking"))
+        done = await self.run(self.settings.launch(str(self.python), "-c", self.recipe.probe))
         if done.code != 0:
             raise InstallError(
-                f"{self._recipe.title} is installed and cannot be imported: {' '.join(done.tail[-2:])}",
-                f"Remove {self._environment} and try again.",
+                f"{self.recipe.title} is installed and cannot be imported: {' '.join(done.tail[-2:])}",
+                f"Remove {self.environment} and try again.",
             )
 
+    @property
+    def recipe(self) -> Recipe:
+        """How this engine is installed."""
+        return self.recipes.read(self.name)
+
+    @property
+    def lock(self) -> Path:
+        """What goes in."""
+        return self.recipes.lock(self.name)
+
+    @property
+    def python(self) -> Path:
+        """The environment's interpreter."""
+        return self.environment / "bin" / "python"
+
+    @property
+    def phase(self) -> str:
+        """The head of every sentence about it."""
+        return f"installing engine {self.name}"
+
     def _site_packages(self) -> Path:
-        return self._environment / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
-
-
-def read_recipe(name: str) -> Recipe:
-    """The recipe of an engine."""
-    return Recipe.model_validate(tomllib.loads((ENGINES / f"{name}.toml").read_text(encoding="utf-8")))
-
-
-def stanza(lock: Path, name: str) -> list[str]:
-    """The lines of one distribution in a lock: its pin and its hashes."""
-    found: list[str] = []
-    for line in lock.read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{name}==") or (found and line.startswith(" ")):
-            found.append(line)
-        elif found:
-            break
-    return found
-
-
-def count(lock: Path) -> int:
-    """How many distributions a lock pins."""
-    return sum(line[:1].isalnum() and "==" in line for line in lock.read_text(encoding="utf-8").splitlines())
-
-
-def forget_broken(site_packages: Path) -> list[str]:
-    """Make pip install anew what was left half-installed; the names.
-
-    pip takes a distribution for installed when its ``.dist-info`` folder is there. A kill in the middle can leave that
-    folder beside missing or short files, so each file is compared with the size in RECORD.
-    """
-    broken = [folder for folder in sorted(site_packages.glob("*.dist-info")) if not _is_whole(folder)]
-    for folder in broken:
-        shutil.rmtree(folder)
-    return [folder.name for folder in broken]
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        with (folder / "RECORD").open(encoding="utf-8", newline="") as record:
-            return all(_is_there(folder.parent / row[0], row[2]) for row in csv.reader(record) if row)
-    except (OSError, IndexError, UnicodeDecodeError):
-        return False
-
-
-def _is_there(path: Path, size: str) -> bool:
-    try:
-        return not size or path.stat().st_size == int(size)
-    except OSError:
-        return False
-
-
-def _install_local(recipe: Recipe, site_packages: Path) -> None:
-    """Put the recipe's own small distributions in, and what must not be there out."""
-    for name in recipe.local:
-        for part in sorted((RUNTIME / name).iterdir()):
-            if part.is_dir() and part.name not in {"tests", "__pycache__"}:
-                shutil.copytree(part, site_packages / part.name, dirs_exist_ok=True)
-    for name in recipe.remove:
-        (site_packages / name).unlink(missing_ok=True)
-
-
-def _inputs(name: str) -> list[Path]:
-    """Every file that decides what the environment holds."""
-    local = [path for part in read_recipe(name).local for path in sorted((RUNTIME / part).rglob("*")) if path.is_file()]
-    kept = [path for path in local if "__pycache__" not in path.parts and "tests" not in path.parts]
-    return [ENGINES / f"{name}.txt", ENGINES / f"{name}.toml", *kept]
+        return self.environment / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"

@@ -5,7 +5,9 @@
 
 import re
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
+from vllm_launcher.disk import MAKE_ROOM, NO_SPACE
 from vllm_launcher.progress import Progress, Report
 
 COLLECTING = re.compile(r"^Collecting ([A-Za-z0-9._-]+)")
@@ -13,28 +15,52 @@ DOWNLOADED = re.compile(r"^Progress (\d+) of (\d+)$")
 LARGE = 8_000_000
 """Bytes from which on a single download is worth a bar of its own."""
 
-CAUSES: tuple[tuple[str, str, str], ...] = (
-    (
-        "No space left on device",
-        "the disk is full.",
-        "Free some, or set LANGSERVE_VLLM_CACHE to a folder on a larger disk.",
-    ),
+
+class Cause(NamedTuple):
+    """Why pip failed. ``permanent``: it will again until somebody mends it; ``hint`` says how."""
+
+    kind: Literal["disk", "hashes", "network", "absent", "forbidden", "other"]
+    reason: str
+    hint: str | None
+    permanent: bool = True
+
+
+NO_NETWORK = (
+    "Failed to establish a new connection|Failed to resolve|Temporary failure in name resolution"
+    "|Name or service not known|Connection refused|Max retries exceeded|timed out|[Cc]onnection broken"
+    "|IncompleteRead|ConnectionResetError|RemoteDisconnected"
+)
+CAUSES: tuple[tuple[str, Cause], ...] = (
+    (NO_SPACE, Cause("disk", "the disk is full.", MAKE_ROOM)),
     (
         "DO NOT MATCH THE HASHES",
-        "a download is not the file that was pinned.",
-        "Try again; if it stays so, the index or a proxy in between serves another file. Nothing of it was installed.",
+        Cause(
+            "hashes",
+            "a download is not the file that was pinned.",
+            "Try again; if it stays so, the index or a proxy in between serves another file. Nothing of it was kept.",
+        ),
     ),
     (
-        "Failed to establish a new connection|Temporary failure in name resolution|Max retries exceeded|timed out",
-        "the package index cannot be reached.",
-        "Check the network and pip's own settings (pip config list), then start again: it goes on from here.",
+        NO_NETWORK,
+        Cause(
+            "network",
+            "the package index cannot be reached.",
+            "Check the network and pip's own settings (pip config list), then start again: it goes on from here.",
+            permanent=False,
+        ),
     ),
     (
         "No matching distribution found",
-        "pip found no build for this machine.",
-        "Use 64-bit Linux on x86 or ARM with Python 3.11, 3.12 or 3.13, and check pip's index settings.",
+        Cause(
+            "absent",
+            "pip found no build for this machine.",
+            "Use 64-bit Linux on x86 or ARM with Python 3.11, 3.12 or 3.13, and check pip's index settings.",
+        ),
     ),
-    ("Permission denied", "the cache folder cannot be written.", "Set LANGSERVE_VLLM_CACHE to a folder of yours."),
+    (
+        "Permission denied|Read-only file system",
+        Cause("forbidden", "the cache folder cannot be written.", "Set LANGSERVE_VLLM_CACHE to a folder of yours."),
+    ),
 )
 
 
@@ -74,11 +100,11 @@ class PipOutput:
             self._report(Progress(phase=phase, done=done, total=total, unit="bytes"))
 
 
-def explain(tail: Sequence[str]) -> tuple[str, str | None]:
+def explain(tail: Sequence[str]) -> Cause:
     """Why pip failed, and what to do: a known cause, or its own last words."""
     text = "\n".join(tail)
-    for pattern, reason, hint in CAUSES:
+    for pattern, cause in CAUSES:
         if re.search(pattern, text):
-            return reason, hint
+            return cause
     errors = [line for line in tail if line.startswith("ERROR")]
-    return (errors[-1] if errors else " ".join(tail[-2:])), None
+    return Cause("other", errors[-1] if errors else " ".join(tail[-2:]), None)

