@@ -205,15 +205,22 @@ class ServerTable:
         """Keep the table current until cancelled: reconnect for ever, later and later."""
         if self._launcher is None:
             return
+        try:
+            await self._follow_for_ever(self._launcher)
+        finally:
+            self._lose()  # what nobody keeps current is not to be trusted
+
+    async def _follow_for_ever(self, launcher: Launcher) -> None:
         failures = 0
         while True:
             started = self._status
             try:
-                await self._follow_once(self._launcher)
+                await self._follow_once(launcher)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the next try decides
                 log.debug("the launcher's status stream ended: %r", error)
             failures = 0 if self._status is not started else failures + 1
-            if failures:
+            if failures == 1:
+                log.warning("the launcher does not answer")
                 self._lose()
             await asyncio.sleep(self._back_off[min(failures, len(self._back_off) - 1)])
 
@@ -231,7 +238,6 @@ class ServerTable:
     def _lose(self) -> None:
         """Route nothing more. What is under way may go on: the servers may be well."""
         if self._status is not None:
-            log.warning("the launcher does not answer")
             self._status = None
             self._endpoints.clear()
             self._wake()
