@@ -57,6 +57,9 @@ FAMILIES: Mapping[str, Family] = {
     "XLMRobertaModel": Family(pipeline=False),
 }
 
+ENCODERS = frozenset({"BertModel", "BertForMaskedLM", "XLMRobertaModel"})
+"""Architectures that read all of a text at once and cache nothing."""
+
 GGUF_TESTED = frozenset({
     "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Phi3ForCausalLM", "GPT2LMHeadModel", "StableLmForCausalLM",
     "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "OlmoeForCausalLM",

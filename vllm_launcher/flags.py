@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from vllm_launcher.architectures import Family, family_of
 from vllm_launcher.entries import ExternalEngine, Flag, ModelSpec, Sampling
-from vllm_launcher.facts import ModelFacts
+from vllm_launcher.model_facts import ModelFacts
 from vllm_launcher.planned import Choice, Rejected
 
 SHUTDOWN_SECONDS = 30
@@ -81,6 +81,11 @@ def own_flags(spec: ModelSpec) -> Mapping[str, Flag]:
 def own_env(spec: ModelSpec) -> Mapping[str, str]:
     """The entry's own variables."""
     return {} if isinstance(spec.engine, ExternalEngine) else spec.engine.env
+
+
+def dtype_bytes(spec: ModelSpec) -> int:
+    """Bytes of a number in the type the entry asks for; 16 bits if it asks for none."""
+    return 4 if own_flags(spec).get("dtype") in ("float32", "float") else 2
 
 
 def device_of(spec: ModelSpec) -> str:

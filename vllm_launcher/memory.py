@@ -5,7 +5,7 @@ Checked against published figures in docs/planning.md. Sizes are bytes, lengths 
 
 from dataclasses import dataclass
 
-from vllm_launcher.facts import ModelFacts
+from vllm_launcher.model_facts import ModelFacts
 from vllm_launcher.planned import GIB, MIB
 
 CPU_PROCESSES = int(1.35 * GIB)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from vllm_launcher.entries import ModelSpec
-from vllm_launcher.facts import DiffusionFacts, Facts
 from vllm_launcher.hardware import GIB, Gpu, Hardware
-from vllm_launcher.plan_gpu import Placement, emptiest, place
+from vllm_launcher.model_facts import DiffusionFacts, Facts
+from vllm_launcher.placement import Placement, emptiest, place
 from vllm_launcher.plan_omni import place_omni
 from vllm_launcher.planned import Rejected, gib
 from vllm_launcher.rooms import Rooms, rooms_of

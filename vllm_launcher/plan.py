@@ -11,19 +11,9 @@ from vllm_launcher.facts import DiffusionFacts, Facts, ModelFacts, facts_of
 from vllm_launcher.flags import device_of, missing_permission
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.needs import refusal
+from vllm_launcher.placement import NoRoom, Pick, Placement, emptiest, fullest, place, share_rest, widen
 from vllm_launcher.plan_cpu import CpuBudget, budget_of, plan_cpu
-from vllm_launcher.plan_gpu import (
-    NoRoom,
-    Pick,
-    Placement,
-    emptiest,
-    fullest,
-    place,
-    place_unknown,
-    server_of,
-    share_rest,
-    widen,
-)
+from vllm_launcher.plan_gpu import place_unknown, server_of
 from vllm_launcher.plan_omni import place_omni, plan_omni_cpu
 from vllm_launcher.planned import Choice, Memory, Plan, PlannedServer, Rejected
 from vllm_launcher.registry import Registry

@@ -5,11 +5,22 @@ Pure. Everything on one machine shares one pool of memory and one set of cores.
 
 from dataclasses import dataclass, replace
 
+from vllm_launcher.architectures import ENCODERS
 from vllm_launcher.entries import Flag, ModelSpec
-from vllm_launcher.facts import ModelFacts, gguf_file
-from vllm_launcher.flags import ENGINE_ENV, common_flags, context_of, device_of, override, own_env, sequences_of
+from vllm_launcher.facts import gguf_file
+from vllm_launcher.flags import (
+    ENGINE_ENV,
+    common_flags,
+    context_of,
+    device_of,
+    dtype_bytes,
+    override,
+    own_env,
+    sequences_of,
+)
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.memory import CPU_PROCESSES, cache_bytes
+from vllm_launcher.model_facts import ModelFacts
 from vllm_launcher.planned import GIB, MIB, Choice, Memory, PlannedServer, Rejected, gib
 
 RESERVE = GIB
@@ -70,7 +81,7 @@ def _unfit(spec: ModelSpec, facts: ModelFacts, budget: CpuBudget) -> Rejected | 
     if need > budget.memory:
         reason = f"on the processor it needs {gib(need)} of memory, and {gib(budget.memory)} are free for it"
         return Rejected(spec.id, reason, "add memory or a GPU, or name a smaller model")
-    tokens = speed(facts, budget.threads)
+    tokens = speed(facts, budget.threads) * 2 / dtype_bytes(spec)
     if spec.task != "embedding" and tokens < SLOWEST and device_of(spec) != "cpu":
         reason = f"this processor would give about {tokens:.1f} tokens a second"
         return Rejected(spec.id, reason, 'add a GPU, or insist with "engine": {"type": "vllm", "device": "cpu"}')
@@ -149,17 +160,14 @@ def _lengths(spec: ModelSpec, facts: ModelFacts | None) -> tuple[int, int]:
 def _memory(spec: ModelSpec, facts: ModelFacts | None, tokens: int, sequences: int) -> Memory:
     if facts is None:
         return Memory(kv_cache=UNKNOWN_CACHE, overhead=CPU_PROCESSES)
-    cached = 0 if _encodes(facts) else cache_bytes(facts, _cache_tokens(spec, tokens, sequences))
+    width = 4 if _encodes(facts) else dtype_bytes(spec)
+    cached = 0 if _encodes(facts) else cache_bytes(facts, _cache_tokens(spec, tokens, sequences), dtype_bytes=width)
     return Memory(
-        weights=facts.parameters * (4 if _encodes(facts) else 2),
+        weights=facts.parameters * width,
         kv_cache=max(LEAST_CACHE, -(-cached // MIB) * MIB),
         activations=int(2 * 2048 * (4 * facts.hidden + 3 * facts.intermediate)),
         overhead=CPU_PROCESSES,
     )
-
-
-ENCODERS = frozenset({"BertModel", "XLMRobertaModel", "BertForMaskedLM"})
-"""Architectures that read all of a text at once and cache nothing."""
 
 
 def _encodes(facts: ModelFacts | None) -> bool:

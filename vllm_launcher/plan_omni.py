@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from vllm_launcher.entries import Flag, ModelSpec
-from vllm_launcher.facts import DiffusionFacts
 from vllm_launcher.flags import ENGINE_ENV, device_of, override, own_env
 from vllm_launcher.hardware import Gpu
 from vllm_launcher.memory import CPU_PROCESSES
+from vllm_launcher.model_facts import DiffusionFacts
+from vllm_launcher.placement import Pick
 from vllm_launcher.plan_cpu import CpuBudget, thread_env
-from vllm_launcher.plan_gpu import Pick, device_env
+from vllm_launcher.plan_gpu import device_env
 from vllm_launcher.planned import GIB, MIB, Choice, Memory, PlannedServer, Rejected, gib
 from vllm_launcher.rooms import Rooms
 from vllm_launcher.variants import NATIVE_FP8, dtype_on

@@ -6,8 +6,8 @@ each has to divide. Pipeline parallelism cuts between layers and needs only enou
 
 from collections.abc import Iterator
 
-from vllm_launcher.facts import ModelFacts
 from vllm_launcher.memory import Split
+from vllm_launcher.model_facts import ModelFacts
 
 VOCABULARY_PADDING = 64
 """vLLM pads the vocabulary to a multiple of it before dividing."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from vllm_launcher.architectures import GGUF_TESTED
 from vllm_launcher.entries import Flag
-from vllm_launcher.facts import ModelFacts
+from vllm_launcher.model_facts import ModelFacts
 
 Capability = tuple[int, int]
 

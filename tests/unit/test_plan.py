@@ -515,3 +515,12 @@ def test_hardware_without_room_for_anything_refuses_everything_kindly() -> None:
     planned = plan(mission(), hardware)
     assert planned.servers == ()
     assert len(planned.rejected) == len(mission().models)
+
+
+def test_a_type_of_twice_the_width_is_planned_with() -> None:
+    """An entry that asks for float32 gets twice the weights and twice the cache, for as many tokens."""
+    narrow = server_of(NO_GPU, source=SMOLLM2)
+    wide = server_of(NO_GPU, source=SMOLLM2, engine={"type": "vllm", "flags": {"dtype": "float32"}})
+    assert wide.memory.weights == 2 * narrow.memory.weights
+    assert wide.memory.kv_cache == pytest.approx(2 * narrow.memory.kv_cache, rel=0.01)
+    assert wide.kv_tokens == narrow.kv_tokens

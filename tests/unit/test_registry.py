@@ -257,7 +257,8 @@ def test_fields_that_contradict_are_told(tmp_path: Path, entry: dict[str, Any], 
 
 def test_a_contradiction_stands_at_the_line_of_its_field(tmp_path: Path) -> None:
     """The key is pointed at, not the entry."""
-    text = '{"models": [{"id": "m",\n"engine": {"type": "external", "url": "http://h/v1"},\n"source": {"type": "hub", "repo": "a/b"}}]}'
+    engine = '"engine": {"type": "external", "url": "http://h/v1"}'
+    text = '{"models": [{"id": "m",\n' + engine + ',\n"source": {"type": "hub", "repo": "a/b"}}]}'
     (problem,) = problems_of(tmp_path, text)
     assert (problem.line, problem.column) == (3, 1)
 
