@@ -29,6 +29,11 @@ KILL = b"K"
 KILLED = 128 + signal.SIGKILL
 NOT_EXECUTABLE = 127
 SWEEP_INTERVAL = 0.005  # seconds between two looks for processes that are still dying
+RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
+TRACKER_GRACE = 2.0
+"""Seconds for Python's resource trackers, which remove shared memory and semaphores once their users are dead.
+
+vLLM leaves segments of up to 160 MB in /dev/shm when its tracker is killed with it; a tracker ends by itself."""
 
 libc = ctypes.CDLL(None)
 
@@ -118,8 +123,11 @@ def reap(child: int) -> int | None:
 
 def kill_descendants() -> None:
     """Kill until nothing is left. Waits for a process that the kernel cannot end yet: better seen than forgotten."""
+    deadline = time.monotonic() + TRACKER_GRACE
     while True:
         for pid in descendants(os.getpid()):
+            if time.monotonic() < deadline and is_resource_tracker(pid):
+                continue
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
@@ -128,6 +136,13 @@ def kill_descendants() -> None:
         except ChildProcessError:  # no child, living or dead: as a subreaper, that means no descendant
             return
         time.sleep(SWEEP_INTERVAL)
+
+
+def is_resource_tracker(pid: int) -> bool:
+    """Whether it is the tracker of a Python program that uses multiprocessing."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as command:  # noqa: PTH123 - as below
+        return RESOURCE_TRACKER in command.read()
+    return False
 
 
 def descendants(root: int) -> list[int]:

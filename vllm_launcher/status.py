@@ -55,8 +55,8 @@ class ServerStatus(BaseModel):
 
     @model_validator(mode="after")
     def _check_endpoint(self) -> Self:
-        if (self.endpoint is not None) != (self.state == "ready"):
-            raise ValueError(f"a server has an endpoint exactly while it is ready, not while {self.state}")
+        if self.endpoint is not None and self.state != "ready":
+            raise ValueError(f"only a ready server has an endpoint, not one that is {self.state}")
         return self
 
 

@@ -16,6 +16,7 @@ separated::
     ignores-sigterm  SIGTERM is ignored
     worker           has a worker process, which outlives SIGKILL of its parent
     setsid-worker    has a worker in a session of its own, whose parent is gone
+    shm              holds the shared memory FAKE_SHM, as multiprocessing makes it
     gate             /health says 503 until the file FAKE_GATE exists
 
 Asked to end, it drains as vLLM does with --shutdown-timeout: /health stays 200, new requests get 500, open streams
@@ -201,6 +202,15 @@ def start_workers() -> None:
         subprocess.run([sys.executable, "-I", "-S", "-c", script, *command], check=True)
 
 
+def hold_shared_memory() -> Any:
+    """Shared memory that only the resource tracker removes when this process is killed."""
+    if "shm" not in MODES:
+        return None
+    from multiprocessing.shared_memory import SharedMemory  # noqa: PLC0415 - slow, and seldom wanted
+
+    return SharedMemory(name=os.environ["FAKE_SHM"], create=True, size=4096)  # noqa: TID251
+
+
 def main() -> None:
     """Serve until told otherwise."""
     parser = argparse.ArgumentParser()
@@ -214,11 +224,13 @@ def main() -> None:
         print(TRACEBACK, flush=True)
         sys.exit(EXIT)
     start_workers()
+    memory = hold_shared_memory()
     Handler.engine = engine
     server = ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler)
     server.daemon_threads = True
     print("fake engine: listening", flush=True)
     server.serve_forever(poll_interval=0.05)
+    del memory
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vllm_launcher import install
 from vllm_launcher.entries import ModelSpec
 from vllm_launcher.errors import LauncherError
+from vllm_launcher.install import install_engine
 from vllm_launcher.process import Finished, Launch
 from vllm_launcher.process import run as run_process
 from vllm_launcher.progress import Progress
+from vllm_launcher.recipes import Recipes
 from vllm_launcher.settings import Settings
 from vllm_launcher.weights import Tools, fetch_weights
 
@@ -41,8 +42,8 @@ async def main(work: dict[str, Any]) -> None:
     """Do one piece of work."""
     try:
         if "engine" in work:
-            install.ENGINES = Path(work["recipes"])
-            engine = await install.install_engine(work["engine"], Settings(), run, report)
+            recipes = Recipes(Path(work["recipes"]))
+            engine = await install_engine(work["engine"], Settings(), run, report, recipes)
             say(done=str(engine.python))
         else:
             tools = Tools(settings=Settings(), run=run, report=report, python=Path(work["python"]))

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+import uuid
 from pathlib import Path
 
 import aiohttp
@@ -193,6 +194,25 @@ async def test_sigkill_of_the_api_process_leaves_no_worker(fleet: MakeFleet, mod
         assert down.hint
         assert "memory" in down.hint
         assert not until_gone(before, within=0)
+
+
+async def test_sigkill_leaves_no_shared_memory(fleet: MakeFleet) -> None:
+    """Python's resource tracker has the time to remove what the dead processes shared."""
+    name = f"test_{uuid.uuid4().hex}"
+    crew = fleet(parent="shm", env={"FAKE_SHM": name})
+    async with crew.launcher() as launcher:
+        ready = await until(launcher.events(), "parent", "ready")
+        assert ready.pid
+        assert shared(name)
+        crew.modes["parent"] = ""
+        os.kill(ready.pid, signal.SIGKILL)
+        await until(launcher.events(), "parent", lambda server: server.restarts == 1)
+        assert not shared(name)
+
+
+def shared(name: str) -> bool:
+    """Whether there is shared memory of this name."""
+    return Path("/dev/shm", name).exists()  # noqa: S108 - where Linux keeps it
 
 
 async def test_sigkill_of_the_guard_leaves_nothing(fleet: MakeFleet) -> None:
