@@ -25,7 +25,7 @@ LAUNCHERS_OWN = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 class Settings(BaseSettings):
     """Everything the launcher can be told from outside, besides its command line."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
 
     cache: Path = user_cache_path("langserve-vllm")
     """Engines and weights. Can be removed at any time while nothing runs: everything in it can be made again."""
