@@ -16,6 +16,7 @@ from vllm_launcher.flags import (
     dtype_bytes,
     override,
     own_env,
+    own_flags,
     sequences_of,
 )
 from vllm_launcher.hardware import Hardware
@@ -35,6 +36,10 @@ READ_BYTES_PER_CORE = 6 * GIB
 READ_BYTES_LIMIT = 40 * GIB
 """Decoding reads every active weight once a token. Measured: 27 tokens/s of 269 MB with one thread, 6.8 GiB/s; a
 desktop's two memory channels deliver 40 GiB/s to all cores together."""
+
+SMALL = 500_000_000
+"""Parameters below which a model computes in float32: it costs little memory, and the rounding of 16-bit units
+changes what a small model says (measured: SmolLM2-135M names the capital of France in float32, not with AMX)."""
 
 SLOWEST = 3.0
 """Tokens a second below which nobody waits for an answer."""
@@ -81,7 +86,7 @@ def _unfit(spec: ModelSpec, facts: ModelFacts, budget: CpuBudget) -> Rejected | 
     if need > budget.memory:
         reason = f"on the processor it needs {gib(need)} of memory, and {gib(budget.memory)} are free for it"
         return Rejected(spec.id, reason, "add memory or a GPU, or name a smaller model")
-    tokens = speed(facts, budget.threads) * 2 / dtype_bytes(spec)
+    tokens = speed(facts, budget.threads) * 2 / _width(spec, facts)
     if spec.task != "embedding" and tokens < SLOWEST and device_of(spec) != "cpu":
         reason = f"this processor would give about {tokens:.1f} tokens a second"
         return Rejected(spec.id, reason, 'add a GPU, or insist with "engine": {"type": "vllm", "device": "cpu"}')
@@ -116,7 +121,7 @@ def thread_env(threads: int) -> dict[str, str]:
 
 def _flags(spec: ModelSpec, facts: ModelFacts | None, memory: Memory, tokens: int, sequences: int) -> dict[str, Flag]:
     flags: dict[str, Flag] = {
-        "dtype": "float32" if _encodes(facts) else "bfloat16",
+        "dtype": _dtype(facts)[0],
         "enforce-eager": True,
         "max-num-seqs": sequences,
         "kv-cache-memory-bytes": memory.kv_cache,  # unset, vLLM asks for 92 % of the machine, also where it needs none
@@ -137,10 +142,7 @@ def _choices(spec: ModelSpec, facts: ModelFacts | None, memory: Memory, budget: 
     ]
     if spec.task != "embedding" or spec.limits.max_model_len is not None:
         choices.append(Choice("max-model-len", str(tokens), context_why))
-    if _encodes(facts):
-        choices.append(Choice("dtype", "float32", "small, and so exact: its vectors equal the original's"))
-    else:
-        choices.append(Choice("dtype", "bfloat16", "half of float32 to read for every token"))
+    choices.append(Choice("dtype", *_dtype(facts)))
     if gguf_file(spec):
         choices.append(Choice("weights", "dequantized", "the GGUF kernels need a GPU; converted once, at the fetch"))
     if facts is not None and not _encodes(facts):
@@ -160,7 +162,7 @@ def _lengths(spec: ModelSpec, facts: ModelFacts | None) -> tuple[int, int]:
 def _memory(spec: ModelSpec, facts: ModelFacts | None, tokens: int, sequences: int) -> Memory:
     if facts is None:
         return Memory(kv_cache=UNKNOWN_CACHE, overhead=CPU_PROCESSES)
-    width = 4 if _encodes(facts) else dtype_bytes(spec)
+    width = _width(spec, facts)
     cached = 0 if _encodes(facts) else cache_bytes(facts, _cache_tokens(spec, tokens, sequences), dtype_bytes=width)
     return Memory(
         weights=facts.parameters * width,
@@ -168,6 +170,22 @@ def _memory(spec: ModelSpec, facts: ModelFacts | None, tokens: int, sequences: i
         activations=int(2 * 2048 * (4 * facts.hidden + 3 * facts.intermediate)),
         overhead=CPU_PROCESSES,
     )
+
+
+def _dtype(facts: ModelFacts | None) -> tuple[str, str]:
+    """The type to compute in, and why."""
+    if _encodes(facts):
+        return "float32", "small, and so exact: its vectors equal the original's"
+    if facts is not None and facts.parameters < SMALL:
+        return "float32", "a small model: the memory is cheap, and rounding changes what it says"
+    return "bfloat16", "half of float32 to read for every token"
+
+
+def _width(spec: ModelSpec, facts: ModelFacts | None) -> int:
+    """Bytes of a number: of the type the entry asks for, else of the one chosen here."""
+    if own_flags(spec).get("dtype") is not None:
+        return dtype_bytes(spec)
+    return 4 if _dtype(facts)[0] == "float32" else 2
 
 
 def _encodes(facts: ModelFacts | None) -> bool:

@@ -89,7 +89,7 @@ def test_a_plan_is_the_same_twice() -> None:
 
 
 def test_the_default_model_on_a_processor() -> None:
-    """Its whole command is as it was measured: eager, bfloat16, a computed cache, tools, off the network."""
+    """Its whole command is as it was measured: eager, float32 as it is small, a computed cache, off the network."""
     limits = {"max_model_len": 4096, "max_num_seqs": 32}
     server = server_of(NO_GPU, source=SMOLLM2, limits=limits, sampling={"temperature": 0.2})
     assert server.engine == "vllm-cpu"
@@ -100,10 +100,10 @@ def test_the_default_model_on_a_processor() -> None:
         "override-generation-config": '{"temperature": 0.2}',
         "tool-call-parser": "hermes",
         "enable-auto-tool-choice": True,
-        "dtype": "bfloat16",
+        "dtype": "float32",
         "enforce-eager": True,
         "max-num-seqs": 32,
-        "kv-cache-memory-bytes": 360 * MIB,
+        "kv-cache-memory-bytes": 720 * MIB,
         "max-model-len": 4096,
     }
     assert server.env["HF_HUB_OFFLINE"] == "1"
@@ -519,7 +519,7 @@ def test_hardware_without_room_for_anything_refuses_everything_kindly() -> None:
 
 def test_a_type_of_twice_the_width_is_planned_with() -> None:
     """An entry that asks for float32 gets twice the weights and twice the cache, for as many tokens."""
-    narrow = server_of(NO_GPU, source=SMOLLM2)
+    narrow = server_of(NO_GPU, source=SMOLLM2, engine={"type": "vllm", "flags": {"dtype": "bfloat16"}})
     wide = server_of(NO_GPU, source=SMOLLM2, engine={"type": "vllm", "flags": {"dtype": "float32"}})
     assert wide.memory.weights == 2 * narrow.memory.weights
     assert wide.memory.kv_cache == pytest.approx(2 * narrow.memory.kv_cache, rel=0.01)
