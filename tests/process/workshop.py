@@ -111,10 +111,14 @@ class Workshop:
         """Put this environment's own pip into the wheelhouse; its line for a lock."""
         pip = distribution("pip")
         wheel = self.house / f"pip-{pip.version}-py3-none-any.whl"
+        packed = [
+            file for file in pip.files or [] if file.parts[0] != ".." and file.name not in {"RECORD", "INSTALLER"}
+        ]
         with zipfile.ZipFile(wheel, "w") as archive:
-            for file in pip.files or []:
-                if file.parts[0] != ".." and file.suffix != ".pyc":
-                    archive.write(str(file.locate()), str(file))
+            for file in packed:
+                archive.write(str(file.locate()), str(file))
+            record = "".join(f"{file},,\n" for file in packed)
+            archive.writestr(f"pip-{pip.version}.dist-info/RECORD", record)
         return f"pip=={pip.version} --hash=sha256:{sha256(wheel)}\n"
 
     @contextlib.asynccontextmanager
