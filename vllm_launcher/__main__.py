@@ -1,4 +1,4 @@
-"""The command line: ``python -m vllm_launcher up | fetch | status | plan | schema``.
+"""The command line: ``python -m vllm_launcher up | fetch | install-engine | status | plan | schema``.
 
 Exit statuses: 0 done; 1 it failed, and the last line says why and what to do; 2 the command was not understood;
 3 ``models.json`` is not valid; 4 no launcher is running.
@@ -6,20 +6,22 @@ Exit statuses: 0 done; 1 it failed, and the last line says why and what to do; 2
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from vllm_launcher import __version__, view
 from vllm_launcher.control import ControlClient
 from vllm_launcher.errors import LauncherError, LauncherGone
 from vllm_launcher.hardware import detect
 from vllm_launcher.plan import plan as make_plan
-from vllm_launcher.prepare import Project
+from vllm_launcher.prepare import EXTERNAL, Project, install
 from vllm_launcher.prepare import fetch as fetch_models
 from vllm_launcher.registry import RegistryError, check_chains, load_registry, schema_text
 from vllm_launcher.run_directory import control_socket
@@ -54,7 +56,7 @@ def up(
         exit_with_parent()
     project = load(models)
     for rejected in project.plan.rejected:
-        err.print(f"{rejected.model}: not served: {rejected.reason} {rejected.hint}", soft_wrap=True)
+        err.print(f"{rejected.model}: not served: {rejected.reason} {rejected.hint}", markup=False, soft_wrap=True)
     address = Address(host, port) if app else None
     run(serve_project(project, Settings(), address=address, console=out))
 
@@ -64,6 +66,7 @@ def fetch(
     names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="All that load at startup.")] = None,
     *,
     models: Models = DEFAULT_MODELS,
+    as_json: AsJson = False,
     with_parent: WithParent = False,
 ) -> None:
     """Install the engines of models and fetch their weights, without starting anything."""
@@ -71,7 +74,25 @@ def fetch(
         exit_with_parent()
     project = load(models)
     startup = [spec.id for spec in project.registry.models if spec.load == "startup" and project.plan.server(spec.id)]
-    run(fetch_models(project, Settings(), names or startup, out))
+    fetched = run(fetch_models(project, Settings(), names or startup, err if as_json else out))
+    if as_json:
+        print_json(fetched)
+
+
+@cli.command()
+def install_engine(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="All that the plan needs.")] = None,
+    *,
+    models: Models = DEFAULT_MODELS,
+    as_json: AsJson = False,
+    with_parent: WithParent = False,
+) -> None:
+    """Install engines, each in an environment of its own; goes on where a call before was stopped."""
+    if with_parent:
+        exit_with_parent()
+    engines = run(install(names or needed_engines(load(models)), Settings(), err if as_json else out))
+    if as_json:
+        print_json(engines)
 
 
 @cli.command()
@@ -107,6 +128,16 @@ def load(models: Path) -> Project:
     return Project(models=models, registry=registry, plan=make_plan(registry, detect()))
 
 
+def needed_engines(project: Project) -> list[str]:
+    """The engines of the plan's servers, each once."""
+    return sorted({server.engine for server in project.plan.servers} - {EXTERNAL})
+
+
+def print_json(values: Sequence[object]) -> None:
+    """Values of ours, as a list of objects."""
+    typer.echo(TypeAdapter(list[object]).dump_json([*values], indent=2))
+
+
 def refuse(error: RegistryError) -> NoReturn:
     """Print every problem of the list of models, and exit."""
     err.print(str(error), highlight=False, markup=False, soft_wrap=True)
@@ -127,7 +158,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def give_up(error: LauncherError, code: int) -> NoReturn:
     """Say what happened and what to do, and exit."""
-    err.print(f"[bold red]error:[/] {error.reason}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(error.reason)}", soft_wrap=True)
     if error.hint:
         err.print(error.hint, markup=False, soft_wrap=True)
     raise typer.Exit(code)

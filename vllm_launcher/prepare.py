@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from vllm_launcher.collaborators import Build
 from vllm_launcher.command import build_command
 from vllm_launcher.entries import ModelSpec
 from vllm_launcher.errors import LauncherError, UnknownModel
-from vllm_launcher.install import install_engine
+from vllm_launcher.install import InstalledEngine, install_engine
 from vllm_launcher.plan import Plan, PlannedServer
 from vllm_launcher.process import Finished, Launch, run
 from vllm_launcher.progress import Progress, Report
@@ -24,6 +25,7 @@ from vllm_launcher.settings import Settings
 from vllm_launcher.status import ServerStatus
 from vllm_launcher.weights import Tools, fetch_weights
 
+T = TypeVar("T")
 EXTERNAL = "external"
 """What the plan calls the engine of a server that somebody else runs."""
 
@@ -64,12 +66,22 @@ class Preparation:
     async def __call__(self, model: str, report: Report) -> Build:
         """See ``collaborators.Prepare``."""
         spec, planned = self._project.planned(model)
+        fetched = await self.fetch(model, report)
+        if fetched.python is None or fetched.checkpoint is None:
+            raise LauncherError(f"{model} is served by somebody else: there is nothing to start.")
+        return self._build(spec, planned, fetched.python, fetched.checkpoint)
+
+    async def fetch(self, model: str, report: Report) -> "Fetched":
+        """Install the model's engine and fetch its weights, unless they are there."""
+        spec, planned = self._project.planned(model)
+        if planned.engine == EXTERNAL:
+            return Fetched(model, EXTERNAL)
         runner = Runner(log=self._logs / f"{model}-prepare.log", record=self._records / f"{model}-prepare.json")
         engine = await install_engine(planned.engine, self._settings, runner, report)
         tools = Tools(settings=self._settings, run=runner, report=report, python=engine.python)
         dtype = str(planned.flags.get("dtype") or "auto").replace("auto", "bfloat16")
         checkpoint = await fetch_weights(spec, tools, dequantize=planned.dequantize, dtype=dtype)
-        return self._build(spec, planned, engine.python, checkpoint.path)
+        return Fetched(model, engine.name, engine.python, checkpoint.path)
 
     def _build(self, spec: ModelSpec, planned: PlannedServer, python: Path, checkpoint: Path) -> Build:
         def build(port: int) -> Launch:
@@ -86,6 +98,16 @@ class Preparation:
         return build
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """What a model is served from; of an external one there is nothing here."""
+
+    model: str
+    engine: str
+    python: Path | None = None
+    checkpoint: Path | None = None
+
+
 class Runner:
     """Runs installers and converters under a guard, with a log and a record of their own."""
 
@@ -98,26 +120,45 @@ class Runner:
         return await run(launch, log=self._log, record=self._record, on_line=on_line)
 
 
-async def fetch(project: Project, settings: Settings, models: Sequence[str], console: Console) -> None:
+async def fetch(project: Project, settings: Settings, models: Sequence[str], console: Console) -> list[Fetched]:
     """Prepare these models and start nothing; progress goes to the console.
 
     Raises:
         LauncherError: the first that failed.
     """
-    board = Board(ServerStatus(model=model, served_name=model) for model in models)
-    run_dir = settings.run_dir
-    prepare = Preparation(project, settings, logs=run_dir / "logs", records=run_dir / "servers")
+    logs, records = settings.run_dir / "logs", settings.run_dir / "servers"
+    preparation = Preparation(project, settings, logs=logs, records=records)
+    return await each(models, preparation.fetch, console)
+
+
+async def install(engines: Sequence[str], settings: Settings, console: Console) -> list[InstalledEngine]:
+    """Install these engines; progress goes to the console.
+
+    Raises:
+        LauncherError: the first that failed.
+    """
+
+    async def one(engine: str, report: Report) -> InstalledEngine:
+        log = settings.run_dir / "logs" / f"{engine}-install.log"
+        record = settings.run_dir / "servers" / f"{engine}-install.json"
+        return await install_engine(engine, settings, Runner(log=log, record=record), report)
+
+    return await each(engines, one, console)
+
+
+async def each(names: Sequence[str], step: Callable[[str, Report], Awaitable[T]], console: Console) -> list[T]:
+    """One after the other, with the progress of all on the console."""
+    board = Board(ServerStatus(model=name, served_name=name) for name in names)
+    done: list[T] = []
     async with _shown(board, console):
-        for model in models:
-            if project.planned(model)[1].engine == EXTERNAL:
-                _note(board, model, Progress(phase="served elsewhere: nothing to fetch"))
-                continue
-            await prepare(model, lambda progress, model=model: _note(board, model, progress))
-            _note(board, model, Progress(phase="fetched"))
+        for name in names:
+            done.append(await step(name, lambda progress, name=name: _note(board, name, progress)))
+            _note(board, name, Progress(phase="done"))
+    return done
 
 
-def _note(board: Board, model: str, progress: Progress) -> None:
-    now = board[model]
+def _note(board: Board, name: str, progress: Progress) -> None:
+    now = board[name]
     since = now.since if now.phase == progress.phase else time.time()
     told = {"state": "fetching", "phase": progress.phase, "progress": progress, "since": since}
     board.put(now.model_copy(update=told), minor=now.phase == progress.phase)
