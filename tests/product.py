@@ -123,6 +123,7 @@ def start(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> P
     """Start a product on a free port, with a run directory of its own and the user's caches; returns at once."""
     mark, port = uuid.uuid4().hex, free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # another session may still write to the old one
     command = [sys.executable, "-m", "vllm_launcher", "up", "--models", str(models), "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,0 +1,65 @@
+"""LangServe's two playgrounds in a real browser, answered by the real model: type, send, see tokens arrive."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from playwright.async_api import Page, expect
+
+from tests.processes import eventually
+
+QUESTION = "Tell me a story about a lighthouse."
+OUTPUT = re.compile(r"\nOutput\n(?!\.\.\.\n)(.*?)\nIntermediate steps", re.DOTALL)
+"""The default playground's output panel, in the page's text; it shows three dots before the first token."""
+ANSWER = re.compile(r"SYSTEM\n(.*?)\nHUMAN", re.DOTALL)
+"""The chat playground's last answer: the newest message stands first in the page's text."""
+
+
+async def grow(page: Page, answer: re.Pattern[str], *, times: int, within: float = 90) -> list[str]:
+    """The texts an answer had, each longer than the one before, until it grew so many times."""
+    seen: list[str] = []
+
+    async def look() -> list[str]:
+        found = answer.search(await page.inner_text("body"))
+        text = found[1].strip() if found else ""
+        if len(text) > len(seen[-1] if seen else ""):
+            seen.append(text)
+        return seen
+
+    return await eventually(look, lambda texts: len(texts) >= times, within=within, every=0.02)
+
+
+def is_one_text_growing(texts: list[str]) -> bool:
+    """Whether each text begins with the one before."""
+    return all(later.startswith(earlier) for earlier, later in pairwise(texts))
+
+
+async def test_the_default_playground_shows_tokens_as_they_come(page: Page, screenshots: Path) -> None:
+    """A message is typed and started: the output grows piece by piece, and ends where it was told to."""
+    await page.set_viewport_size({"width": 1280, "height": 1500})
+    await page.goto("smollm2/playground/")
+    await page.locator("[id='#/properties/temperature-input']").fill("0")
+    await page.locator("[id='#/properties/max_tokens-input']").fill("48")
+    await page.locator("textarea").last.fill(QUESTION)
+    await page.get_by_role("button", name="Start").click()
+    texts = await grow(page, OUTPUT, times=8)
+    await page.screenshot(path=screenshots / "playground-streaming.png")
+    await expect(page.get_by_role("button", name="Start")).to_be_visible(timeout=90_000)
+    whole = OUTPUT.search(await page.inner_text("body"))
+    await page.screenshot(path=screenshots / "playground-done.png")
+    assert whole is not None
+    assert is_one_text_growing([*texts, whole[1].strip()])
+    assert "lighthouse" in whole[1].lower()
+
+
+async def test_the_chat_playground_shows_tokens_as_they_come(page: Page, screenshots: Path) -> None:
+    """A message is typed and sent with Enter: the answer grows piece by piece below it."""
+    await page.goto("smollm2/chat/playground/", wait_until="networkidle")
+    box = page.get_by_placeholder("Send a message...")
+    await box.press_sequentially(QUESTION)
+    await box.press("Enter")
+    texts = await grow(page, ANSWER, times=8)
+    await page.screenshot(path=screenshots / "chat-playground-streaming.png")
+    assert QUESTION in await page.inner_text("body")
+    assert is_one_text_growing(texts)
+    assert len(texts[-1].split()) >= 5
