@@ -3,56 +3,46 @@
 import errno
 import socket
 import sys
+import warnings
+from typing import NoReturn
 
-import uvicorn
 from pydantic import ValidationError
 
-from app.chains import ChainError
-from app.server import create_app
 from app.settings import Settings
-from app.shutdown import Shutdown
-from vllm_launcher.registry import RegistryError
 
 CANNOT_START = 3
 """Exit status: the port is taken or something it was told is wrong. Starting it again changes nothing."""
-LAST_WORDS = 3.0
-"""Seconds after the deadline for interrupted requests to send their error."""
-
-
-class Server(uvicorn.Server):
-    """uvicorn that tells the app when it is told to stop, not when everything is over."""
-
-    def __init__(self, config: uvicorn.Config, shutdown: Shutdown) -> None:
-        super().__init__(config)
-        self._shutdown = shutdown
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell the app, then wait for what is under way."""
-        self._shutdown.begin()
-        await super().shutdown(sockets)
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until told to stop.
+
+    The port is opened first: importing LangChain takes seconds, in which connections wait instead of being refused.
+    """
+    # LangServe's playgrounds live on it; the notice would come with every first request.
+    warnings.filterwarnings("ignore", "astream_log is deprecated")
     try:
         settings = Settings()
         listener = listen(settings.host, settings.port)
+    except (ValidationError, OSError) as error:
+        give_up(error)
+
+    from app.chains import ChainError  # noqa: PLC0415 -- see above
+    from app.server import create_app  # noqa: PLC0415
+    from app.web_server import run  # noqa: PLC0415
+    from vllm_launcher.registry import RegistryError  # noqa: PLC0415
+
+    try:
         app = create_app(settings)
-    except (ValidationError, RegistryError, ChainError, OSError) as error:
-        print(f"The app cannot start: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(CANNOT_START)
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        access_log=settings.access_log,
-        log_level="info",
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain + LAST_WORDS),
-        timeout_keep_alive=30,
-    )
-    Server(config, app.state.shutdown).run(sockets=[listener])
+    except (RegistryError, ChainError) as error:
+        give_up(error)
+    run(app, settings, listener)
+
+
+def give_up(error: Exception) -> NoReturn:
+    """Say in words why it cannot start, and end."""
+    print(f"The app cannot start: {error}", file=sys.stderr)  # noqa: T201
+    sys.exit(CANNOT_START)
 
 
 def listen(host: str, port: int) -> socket.socket:
