@@ -162,12 +162,14 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: dict[str, Any] | str) -> None:
         content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         self.send_response(status)
+        self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        print(format % args, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # an engine does not die of its launcher's death: the guard kills it
+            print(format % args, flush=True)
 
 
 def leave(code: int) -> None:
@@ -187,7 +189,6 @@ def drain(engine: Engine) -> None:
 def on_sigterm(engine: Engine) -> None:
     """Do with SIGTERM what the modes say."""
     lost = "loses-sigterm" in MODES and not engine.healthy()
-    print("SIGTERM", "lost" if lost or "ignores-sigterm" in MODES else "", flush=True)
     if not lost and "ignores-sigterm" not in MODES:
         threading.Thread(target=drain, args=(engine,), daemon=True).start()
 

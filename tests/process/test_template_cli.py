@@ -8,7 +8,7 @@ import socket
 import subprocess  # noqa: TID251 - the command line is what is tested
 import sys
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.process.fleet import DEADLINE, engine_launch
 from tests.processes import MARK, eventually, family, until_gone
 from tests.surroundings import ROOT, environment, missing
 
+pytestmark = pytest.mark.timeout(400)
 TEMPLATE = ROOT / "packages" / "smollm2-chat"
 START = 90.0
 """Seconds for a server with reload: two Pythons import LangChain, one after the other."""
@@ -77,14 +78,18 @@ class Shell:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    @contextlib.contextmanager
-    def serving(self, *command: str, cwd: Path) -> Generator[str, None, None]:
-        """Keep ``langchain ...`` running; yields its URL. Ctrl-C ends it, and nothing of it may stay."""
+    @contextlib.asynccontextmanager
+    async def serving(self, *command: str, cwd: Path) -> AsyncGenerator[str, None]:
+        """Keep ``langchain ...`` running; yields its URL once it is there. Ctrl-C ends it, and nothing of it stays."""
         port = free_port()
         argv = [sys.executable, "-m", "langchain_cli.cli", *command, "--port", str(port)]
-        log = (self.home / "server.log").open("wb")
-        with log, subprocess.Popen(argv, cwd=cwd, env=self.env(), stdout=log, stderr=log) as process:
+        log = self.home / "server.log"
+        with (
+            log.open("wb") as said,
+            subprocess.Popen(argv, cwd=cwd, env=self.env(), stdout=said, stderr=said) as process,  # noqa: ASYNC220
+        ):
             try:
+                await until_served(f"http://127.0.0.1:{port}", process)
                 yield f"http://127.0.0.1:{port}"
             finally:
                 running = family(process.pid, self.mark)
@@ -92,6 +97,7 @@ class Shell:
                 left = until_gone(running, within=DEADLINE)
                 for stubborn in left:
                     stubborn.kill()
+                sys.stdout.write(log.read_text())  # pytest shows it where a test failed
         assert not left, f"left behind: {left}"
 
 
@@ -102,16 +108,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def until_served(url: str) -> None:
-    """Wait until the API's documentation is there."""
+async def until_served(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the API's documentation is there, or the server has ended."""
     async with httpx.AsyncClient(base_url=url) as client:
 
-        async def look() -> int:
+        async def look() -> int | None:
             with contextlib.suppress(httpx.TransportError):
                 return (await client.get("/docs")).status_code
-            return 0
+            return process.poll()
 
-        await eventually(look, lambda status: status == 200, within=START)
+        assert await eventually(look, lambda status: status is not None, within=START) == 200
 
 
 async def answer(url: str) -> str:
@@ -130,7 +136,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     home = tmp_path / "home"
     home.mkdir()
     (home / "sitecustomize.py").write_text(NO_NETWORK)
-    launch = engine_launch("smollm2", port, **{MARK: mark})
+    launch = engine_launch("smollm2", port)
     with subprocess.Popen(launch.argv, env=dict(launch.env), stdout=subprocess.DEVNULL) as engine:
         yield Shell(home, mark, f"http://127.0.0.1:{port}")
         engine.kill()
@@ -151,8 +157,7 @@ def repository(shell: Shell, tmp_path: Path) -> Path:
 
 async def test_the_template_serves_itself(shell: Shell) -> None:
     """``langchain template serve`` inside the package: documentation, playground and an answer."""
-    with shell.serving("template", "serve", cwd=TEMPLATE) as url:
-        await until_served(url)
+    async with shell.serving("template", "serve", cwd=TEMPLATE) as url:
         async with httpx.AsyncClient(base_url=url, timeout=DEADLINE) as client:
             assert (await client.get("/playground/")).status_code == 200
         assert (await answer(url)).startswith("word")
@@ -171,11 +176,12 @@ async def test_the_template_can_be_added_to_an_app(shell: Shell, repository: Pat
     imports = [line for line in lines if line.startswith("from ")]
     routes = [line for line in lines if line.startswith("add_routes")]
     assert len(imports) == len(routes) == 1
+    (app / "app" / "__init__.py").touch()
     (app / "app" / "server.py").write_text(SERVER.format(imports=imports[0], routes=routes[0]))
 
     site = installed(shell, tmp_path / "site", app / "packages" / "smollm2-chat", repository / "packages" / "chat-vllm")
-    with Shell(shell.home, shell.mark, shell.engine_url, (site,)).serving("serve", cwd=app) as url:
-        await until_served(url)
+    path = (site, app)  # somebody's app comes before the one of this repository, which has the same name
+    async with Shell(shell.home, shell.mark, shell.engine_url, path).serving("serve", cwd=app) as url:
         assert (await answer(f"{url}/smollm2-chat")).startswith("word")
 
 

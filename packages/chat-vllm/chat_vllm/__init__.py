@@ -1,6 +1,6 @@
 """LangChain's side of a vLLM server: a chat model that keeps what vLLM says, and the input of chat chains."""
 
-from chat_vllm.errors import EngineStreamCutError, EngineStreamError
+from chat_vllm.errors import EngineStreamCutError, EngineStreamError, NotAnAnswerError
 from chat_vllm.messages import ChatInput, ChatOutput
 from chat_vllm.model import ChatVLLM
 from chat_vllm.prompt import ChatPrompt, chat_prompt
@@ -14,6 +14,7 @@ __all__ = [
     "ConfigurableChat",
     "EngineStreamCutError",
     "EngineStreamError",
+    "NotAnAnswerError",
     "chat_prompt",
     "configurable",
 ]

@@ -1,5 +1,7 @@
 """The HTTP clients below ``ChatVLLM``: made at the first request, blind to the OpenAI variables of the environment."""
 
+import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -44,6 +46,28 @@ class Lazy:
         return "Lazy(not made yet)" if self._made is None else f"Lazy({self._made!r})"
 
 
+class SyncHttp(httpx2.Client):
+    """Closes its connections when nothing refers to it any more."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+class AsyncHttp(httpx2.AsyncClient):
+    """Likewise, as far as a loop is there to do it."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # no loop is running: the sockets go with their owner
+            asyncio.get_running_loop().create_task(close_quietly(self))
+
+
+async def close_quietly(client: httpx2.AsyncClient) -> None:
+    """Close connections that may belong to a loop that has ended."""
+    with contextlib.suppress(Exception):
+        await client.aclose()
+
+
 @dataclass(frozen=True)
 class ClientOptions:
     """What the clients need to know; ``timeout`` in seconds or as a httpx Timeout."""
@@ -59,14 +83,14 @@ class ClientOptions:
 
     def sync_client(self) -> openai.OpenAI:
         """Make the blocking client."""
-        http = self.http_client or httpx2.Client(
+        http = self.http_client or SyncHttp(
             limits=CONNECTION_LIMITS, follow_redirects=True, trust_env=not is_loopback(self.base_url)
         )
         return forget_environment(openai.OpenAI(**self._arguments(), http_client=http), self.headers)
 
     def async_client(self) -> openai.AsyncOpenAI:
         """Make the asyncio client."""
-        http = self.http_async_client or httpx2.AsyncClient(
+        http = self.http_async_client or AsyncHttp(
             limits=CONNECTION_LIMITS, follow_redirects=True, trust_env=not is_loopback(self.base_url)
         )
         return forget_environment(openai.AsyncOpenAI(**self._arguments(), http_client=http), self.headers)

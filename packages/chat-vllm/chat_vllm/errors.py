@@ -11,7 +11,8 @@ catch ``langchain_core.exceptions.ModelError`` and its subclasses, and no name o
     ├── ModelConnectionError          unreachable, or gone before the answer was whole
     ├── ModelTimeoutError             silent for longer than the time-out
     └── ModelAPIError                 HTTP 5xx
-        └── EngineStreamError         an error inside a stream that began with HTTP 200
+        ├── EngineStreamError         an error inside a stream that began with HTTP 200
+        └── NotAnAnswerError          HTTP 200, but no chat completion: another kind of server listens there
 
 An exception of another kind that the HTTP client's transport raises passes through untouched.
 """
@@ -39,6 +40,22 @@ class EngineStreamError(openai.APIError, ModelAPIError):
 
 class EngineStreamCutError(openai.APIConnectionError, ModelConnectionError):
     """A stream ended without a finish reason: what arrived is a part of an answer."""
+
+
+class NotAnAnswerError(ModelAPIError):
+    """What came back is no chat completion."""
+
+
+def completion(body: object) -> dict[str, Any]:
+    """The body of a whole answer, if it is one.
+
+    Raises:
+        NotAnAnswerError: It is not; the message shows how it begins.
+    """
+    answer = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    if not answer.get("choices"):
+        raise NotAnAnswerError(f"Not a chat completion: {str(cast('Any', body))[:200]}")
+    return answer
 
 
 @contextmanager

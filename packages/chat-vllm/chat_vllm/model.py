@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, SecretStr, model_validator
 from typing_extensions import override
 
 from chat_vllm.clients import ClientOptions, Lazy
-from chat_vllm.errors import EngineStreamCutError, typed_errors
+from chat_vllm.errors import EngineStreamCutError, completion, typed_errors
 from chat_vllm.messages import ChatOutput
 from chat_vllm.structured import Method, Schema, Structured, structured_output
 from chat_vllm.tokens import EngineTokens
@@ -182,7 +182,7 @@ class ChatVLLM(EngineTokens):
         options = take_options(payload)
         with typed_errors():
             response = self.root_client.post(PATH, cast_to=object, body=payload, options=options)
-        return self._create_chat_result(response)
+        return self._create_chat_result(completion(response))
 
     @override
     async def _agenerate(
@@ -196,7 +196,7 @@ class ChatVLLM(EngineTokens):
         options = take_options(payload)
         with typed_errors():
             response = await self.root_async_client.post(PATH, cast_to=object, body=payload, options=options)
-        return self._create_chat_result(response)
+        return self._create_chat_result(completion(response))
 
     @override
     def _stream(

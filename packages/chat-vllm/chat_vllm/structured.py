@@ -10,6 +10,7 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 from typing_extensions import TypeIs
 
@@ -90,8 +91,8 @@ def json_parser(schema: Schema | None) -> Runnable[Any, Any]:
 
 
 def is_pydantic(schema: Any) -> TypeIs[type[BaseModel]]:
-    """Whether answers become instances of a class."""
-    return isinstance(schema, type) and issubclass(schema, BaseModel)
+    """Whether answers become instances of a class, be it of pydantic's second version or its first."""
+    return isinstance(schema, type) and is_basemodel_subclass(schema)
 
 
 def beside_raw(parser: Runnable[Any, Any]) -> Runnable[Any, Any]:

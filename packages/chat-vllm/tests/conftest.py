@@ -25,7 +25,8 @@ class Engine:
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         """Answer one request."""
         self.requests.append(request)
-        kind = "text/event-stream" if self.body.startswith(b"data:") else "application/json"
+        kinds = {b"d": "text/event-stream", b"<": "text/html"}
+        kind = kinds.get(self.body[:1], "application/json")
         return httpx2.Response(self.status, headers={"content-type": kind}, stream=Pieces(self.body))
 
     async def answer(self, request: httpx2.Request) -> httpx2.Response:

@@ -6,7 +6,7 @@ import httpx2
 import openai
 import orjson
 import pytest
-from chat_vllm import ChatVLLM
+from chat_vllm import ChatVLLM, NotAnAnswerError
 from langchain_core.exceptions import (
     ContextOverflowError,
     ModelAPIError,
@@ -123,3 +123,13 @@ async def test_the_transports_own_error_passes_untouched() -> None:
 
     with pytest.raises(StillLoading):
         await refusing(StillLoading).ainvoke("hi")
+
+
+@pytest.mark.parametrize("body", [b"<html>It works!</html>", b"[]", b'{"choices": null}', b'{"detail": "Not Found"}'])
+async def test_another_servers_answer_is_not_taken_for_one(sending: Any, body: bytes) -> None:
+    """HTTP 200 from something that is no engine is an error, and shows how it began."""
+    engine = sending()
+    engine.body = body
+    with pytest.raises(NotAnAnswerError) as caught:
+        await engine.llm().ainvoke("hi")
+    assert isinstance(caught.value, ModelAPIError)

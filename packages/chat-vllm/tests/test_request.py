@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import httpx
+import pydantic.v1
 import pytest
 from chat_vllm import ChatVLLM
 from langchain_core.messages import AIMessage, HumanMessage
@@ -118,6 +119,14 @@ async def test_a_function_can_carry_the_structure(recorded: Any) -> None:
         name="Paris"
     )
     assert engine.asked["tool_choice"] == {"type": "function", "function": {"name": "City"}}
+
+
+def test_classes_of_the_first_pydantic_are_taken_too(recorded: Any) -> None:
+    """LangChain's users still have some."""
+    old: Any = type("City", (pydantic.v1.BaseModel,), {"__annotations__": {"name": str}, "__doc__": "A city."})
+    engine = recorded("answer.json")
+    engine.body = engine.body.replace(b"I'm glad to meet", rb"{\"name\": \"Paris\"}")
+    assert engine.llm().with_structured_output(old).invoke("hi") == old(name="Paris")
 
 
 def test_a_schema_is_required(recorded: Any) -> None:

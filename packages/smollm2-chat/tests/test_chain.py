@@ -40,7 +40,6 @@ def test_the_model_is_asked_with_its_own_system_prompt() -> None:
 
 def test_the_registry_may_name_another_system_prompt() -> None:
     """With variables in it, or none at all."""
-
     french = partial(build_chain, system_prompt="Answer in {language}.", variables={"language": "French"})
     assert asked(french, "hi") == [("system", "Answer in French."), ("human", "hi")]
     assert asked(partial(build_chain, system_prompt=""), "hi") == [("human", "hi")]
