@@ -29,15 +29,13 @@ Json = Mapping[str, Any]
 def facts_of(spec: ModelSpec, checkpoint_of: Callable[[ModelSpec], Path | None] = lambda _: None) -> Facts | None:
     """What is known of an entry's model; None if nothing is.
 
-    Reads ``config.json`` of the checkpoint that ``checkpoint_of`` names (a folder), else the table.
+    Reads ``config.json`` of the checkpoint that ``checkpoint_of`` names (a folder; of a GGUF a dequantized one), else
+    the table.
     """
     folder = checkpoint_of(spec) or (Path(spec.source.path) if isinstance(spec.source, PathSource) else None)
-    if folder is not None and folder.is_dir() and (facts := read_checkpoint(folder)):
-        return facts
-    known = known_models().get(_table_key(spec))
-    if known is None:
-        return None
-    facts = read_known(known)
+    facts = read_checkpoint(folder) if folder is not None and folder.is_dir() else None
+    if facts is None and (known := known_models().get(_table_key(spec))):
+        facts = read_known(known)
     if isinstance(facts, ModelFacts) and (kind := gguf_kind(spec)):
         return facts.model_copy(update={"quantization": "gguf", "bits": GGUF_BITS.get(kind, 8.5), "weight_bytes": None})
     return facts

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,15 @@ def installed(name: str, settings: Settings, recipes: Recipes = OUR_RECIPES) -> 
     environment = environment_of(name, settings, recipes)
     python = environment / "bin" / "python"
     return InstalledEngine(name, python) if (environment / STAMP).exists() and python.exists() else None
+
+
+def check_plugins(name: str, plugins: Sequence[str], recipes: Recipes = OUR_RECIPES) -> None:
+    """Raise InstallError unless the engine's lock holds these distributions: nothing is installed beside a lock."""
+    if missing := recipes.missing(name, plugins):
+        raise InstallError(
+            f"The lock of engine {name} lacks {', '.join(missing)}, which this model's format needs.",
+            f"Add it to vllm_launcher/engines/{name}.in and run: make lock-engines.",
+        )
 
 
 async def install_engine(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from vllm_launcher.entries import Flag, ModelSpec
+from vllm_launcher.facts import gguf_file
 from vllm_launcher.flags import ENGINE_ENV, common_flags, override, own_env, sequences_of
 from vllm_launcher.hardware import Gpu
 from vllm_launcher.placement import Placement, encodes
@@ -124,6 +125,8 @@ def place_unknown(spec: ModelSpec, rooms: Rooms) -> PlannedServer | None:
     fraction = _fraction(rooms.free[gpu.index], gpu.memory_total)
     why = "nothing is known of the model yet: it gets a GPU for itself"
     choices.append(Choice("gpu-memory-utilization", str(fraction), why))
+    if gguf_file(spec):
+        choices.append(Choice("weights", "dequantized", "nothing says that vllm-gguf-plugin is tested with it"))
     return PlannedServer(
         model=spec.id,
         engine="vllm-cuda",
@@ -133,6 +136,7 @@ def place_unknown(spec: ModelSpec, rooms: Rooms) -> PlannedServer | None:
         memory=Memory(weights=rooms.free[gpu.index]),
         available=gpu.memory_free,
         gpus=(gpu.index,),
+        dequantize=gguf_file(spec) is not None,
         facts_from="nothing yet",
         on_demand=spec.load == "on-demand",
     )

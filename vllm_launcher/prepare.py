@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,13 +17,14 @@ from vllm_launcher.collaborators import Build
 from vllm_launcher.command import build_command
 from vllm_launcher.entries import ModelSpec
 from vllm_launcher.errors import LauncherError, UnknownModel
-from vllm_launcher.install import InstalledEngine, install_engine
+from vllm_launcher.install import InstalledEngine, check_plugins, install_engine
 from vllm_launcher.plan import Plan, PlannedServer
 from vllm_launcher.process import Finished, Launch, run
 from vllm_launcher.progress import Progress, Report
 from vllm_launcher.registry import Registry
 from vllm_launcher.settings import Settings
 from vllm_launcher.status import ServerStatus
+from vllm_launcher.tokenizer import fetch_tokenizer, needs_tokenizer
 from vllm_launcher.weights import Tools, fetch_weights
 
 T = TypeVar("T")
@@ -69,33 +71,34 @@ class Preparation:
         fetched = await self.fetch(model, report)
         if fetched.python is None or fetched.checkpoint is None:
             raise LauncherError(f"{model} is served by somebody else: there is nothing to start.")
-        return self._build(spec, planned, fetched.python, fetched.checkpoint)
+        bind = partial(
+            build_command,
+            planned,
+            spec,
+            python=fetched.python,
+            checkpoint=fetched.checkpoint,
+            tokenizer=fetched.tokenizer,
+            inherited=self._settings.inherited,
+        )
+
+        def build(port: int) -> Launch:
+            command = bind(port=port)
+            return Launch(argv=command.argv, env=command.env)
+
+        return build
 
     async def fetch(self, model: str, report: Report) -> "Fetched":
         """Install the model's engine and fetch its weights, unless they are there."""
         spec, planned = self._project.planned(model)
         if planned.engine == EXTERNAL:
             return Fetched(model, EXTERNAL)
+        check_plugins(planned.engine, planned.plugins)
         runner = Runner(log=self._logs / f"{model}-prepare.log", record=self._records / f"{model}-prepare.json")
         engine = await install_engine(planned.engine, self._settings, runner, report)
         tools = Tools(settings=self._settings, run=runner, report=report, python=engine.python)
-        dtype = str(planned.flags.get("dtype") or "auto").replace("auto", "bfloat16")
-        checkpoint = await fetch_weights(spec, tools, dequantize=planned.dequantize, dtype=dtype)
-        return Fetched(model, engine.name, engine.python, checkpoint.path)
-
-    def _build(self, spec: ModelSpec, planned: PlannedServer, python: Path, checkpoint: Path) -> Build:
-        def build(port: int) -> Launch:
-            command = build_command(
-                planned,
-                spec,
-                python=python,
-                checkpoint=checkpoint,
-                port=port,
-                inherited=self._settings.inherited,
-            )
-            return Launch(argv=command.argv, env=command.env)
-
-        return build
+        checkpoint = await fetch_weights(spec, tools, dequantize=planned.dequantize, dtype=dtype_of(planned))
+        tokenizer = await fetch_tokenizer(spec, tools) if needs_tokenizer(spec, planned) else None
+        return Fetched(model, engine.name, engine.python, checkpoint.path, tokenizer)
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,12 @@ class Fetched:
     engine: str
     python: Path | None = None
     checkpoint: Path | None = None
+    tokenizer: Path | None = None
+
+
+def dtype_of(planned: PlannedServer) -> str:
+    """The torch dtype that a GGUF is dequantized to for that server."""
+    return str(planned.flags.get("dtype") or "auto").replace("auto", "bfloat16")
 
 
 class Runner:

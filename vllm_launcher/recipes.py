@@ -7,7 +7,7 @@ the resolution), ``.toml`` says how it is installed, and ``runtime/`` has small 
 import hashlib
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,10 @@ class Recipes:
     def lock(self, name: str) -> Path:
         """Its pinned distributions, with their hashes."""
         return self.folder / f"{name}.txt"
+
+    def missing(self, name: str, distributions: Iterable[str]) -> list[str]:
+        """Which of these its lock does not hold."""
+        return [distribution for distribution in distributions if not stanza(self.lock(name), distribution)]
 
     def digest(self, name: str) -> str:
         """Changes with every file that decides what the environment holds."""

@@ -15,10 +15,15 @@ def forget_broken(site_packages: Path) -> list[str]:
     missing or short files. So each file is compared with its size in RECORD, and INSTALLER has to be there: of what
     is installed pip writes it last, after the commands in ``bin``, which only the final RECORD knows.
     """
-    broken = [folder for folder in sorted(site_packages.glob("*.dist-info")) if not _is_whole(folder)]
-    for folder in broken:
-        shutil.rmtree(folder)
-    return [folder.name for folder in broken]
+    found = broken(site_packages)
+    for name in found:
+        shutil.rmtree(site_packages / name)
+    return found
+
+
+def broken(site_packages: Path) -> list[str]:
+    """The ``.dist-info`` folders of distributions that are not whole. Looks at every file of every distribution."""
+    return [folder.name for folder in sorted(site_packages.glob("*.dist-info")) if not _is_whole(folder)]
 
 
 def _is_whole(folder: Path) -> bool:

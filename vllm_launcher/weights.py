@@ -33,6 +33,8 @@ MANIFEST = ".complete"
 CONVERTER = Path(__file__).parent / "engines" / "runtime" / "convert_gguf.py"
 CONVERTED = re.compile(r'\{"done": (\d+), "total": (\d+)\}')
 KILLED = 128 + signal.SIGKILL
+CONVERTED_TO = ("float32", "bfloat16", "float16")
+"""What a GGUF is dequantized to, the most exact first."""
 ROOM = 6
 """A dequantized checkpoint takes up to so many times the size of its GGUF (4 bits to float32, and some)."""
 
@@ -74,6 +76,8 @@ async def fetch_weights(spec: ModelSpec, tools: Tools, *, dequantize: bool, dtyp
     converted = dtype if dequantize and _is_gguf(_file(spec)) else None
     with disk_told(f"Fetching {spec.id}"):
         target = await asyncio.to_thread(checkpoint_path, spec, tools.settings, converted)
+        if converted and tools.settings.offline and not is_whole(target):  # the engine casts while it loads
+            target = await asyncio.to_thread(cached_checkpoint, spec, tools.settings) or target
         if not is_whole(target):
             async with alone(target, f"waiting for another fetch of {spec.id}", tools.report):
                 if not is_whole(target):
@@ -91,6 +95,37 @@ def checkpoint_path(spec: ModelSpec, settings: Settings, converted: str | None) 
         source += _content(_existing(Path(spec.source.path)))
     digest = hashlib.sha256(f"{source} {converted}".encode()).hexdigest()[:12]
     return settings.weights_dir / f"{spec.id}-{digest}"
+
+
+def cached_checkpoint(spec: ModelSpec, settings: Settings) -> Path | None:
+    """The folder of a whole checkpoint of an entry in the cache, of a GGUF a dequantized one; None if there is none.
+
+    Blocks to look.
+    """
+    if spec.source is None or _is_ready_made(spec, dequantize=True):
+        return None
+    forms = CONVERTED_TO if _is_gguf(_file(spec)) else (None,)
+    try:
+        places = [checkpoint_path(spec, settings, form) for form in forms]
+    except (WeightsError, OSError):
+        return None
+    return next((place for place in places if is_whole(place)), None)
+
+
+def expected(spec: ModelSpec, settings: Settings, *, dequantize: bool, dtype: str) -> tuple[Path, bool]:
+    """What an engine will be given for an entry, and whether that is there already. Nothing is fetched.
+
+    Raises:
+        WeightsError: the entry names a path that does not exist.
+    """
+    if _is_ready_made(spec, dequantize=dequantize):
+        return _existing(Path(_file(spec))), True
+    converted = dtype if dequantize and _is_gguf(_file(spec)) else None
+    folder = checkpoint_path(spec, settings, converted)
+    if is_whole(folder):
+        return _inside(folder, spec, converted), True
+    name = _file(spec) if isinstance(spec.source, HubSource) else Path(_file(spec)).name
+    return (folder / name if converted is None and _is_gguf(name) else folder), False
 
 
 def _content(path: Path) -> str:

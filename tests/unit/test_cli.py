@@ -89,7 +89,7 @@ def test_a_failure_exits_with_1_and_says_what_to_do(folder: Path) -> None:
     told = call(folder, "install-engine", "vllm-tpu")
     assert told.exit_code == 1
     assert told.stderr.splitlines()[-2:] == [
-        "error: There is no engine 'vllm-tpu'.", "Engines: vllm-cpu, vllm-cuda, vllm-omni-cpu.",
+        "error: There is no engine 'vllm-tpu'.", "Engines: vllm-cpu, vllm-cuda, vllm-omni-cpu, vllm-omni-cuda.",
     ]  # fmt: skip
 
 
@@ -120,7 +120,8 @@ def test_external_models_need_no_engine_and_no_weights(folder: Path) -> None:
     """Nothing is installed and nothing is fetched for them."""
     assert json.loads(call(folder, "install-engine", "--json", *models(folder)).stdout) == []
     told = call(folder, "fetch", "--json", *models(folder))
-    assert json.loads(told.stdout) == [{"model": "far", "engine": "external", "python": None, "checkpoint": None}]
+    nothing = {"python": None, "checkpoint": None, "tokenizer": None}
+    assert json.loads(told.stdout) == [{"model": "far", "engine": "external", **nothing}]
     assert not (folder / "cache" / "engines").exists()
 
 

