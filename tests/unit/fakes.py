@@ -19,6 +19,7 @@ class FakeProcess:
         self.heeds_sigterm = heeds_sigterm
         self.lines = list(lines)
         self.calls: list[str] = []
+        self.on_kill: Callable[[], None] = lambda: None
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -44,6 +45,7 @@ class FakeProcess:
     async def kill(self) -> int:
         """See ``collaborators.Process``."""
         if self.alive:
+            self.on_kill()
             self.calls.append("kill")
         return await self._end(137)
 

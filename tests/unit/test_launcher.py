@@ -177,10 +177,13 @@ async def test_a_hung_server_is_killed_and_restarted() -> None:
     world = World()
     async with launching(world) as launcher:
         await until(launcher, "ready")
+        endpoints: list[str | None] = []
+        world.processes[0].on_kill = lambda: endpoints.append(launcher.status().servers[0].endpoint)
         world.health.hung.put_nowait(Hung("Nothing moves."))
         crashed = await until(launcher, lambda server: server.restarts == 1)
         assert crashed.reason == "Nothing moves."
         assert world.processes[0].calls == ["kill"]
+        assert endpoints == [None]
         await until(launcher, "ready")
 
 
@@ -294,13 +297,21 @@ async def test_a_model_wanted_again_while_it_drains_comes_back() -> None:
         assert not world.processes[0].alive
 
 
+async def turns() -> None:
+    """Turns of the event loop, more than a keeper needs to begin."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 async def test_wanting_and_releasing_at_once_starts_nothing() -> None:
     """Released before the keeper had its turn."""
     world = World()
     async with launching(world, spec(on_demand=True)) as launcher:
+        await turns()  # the keeper waits to be wanted
         launcher.ensure_ready("m")
         assert (await launcher.unload("m")).state == "absent"
-        await asyncio.sleep(0)
+        await turns()
+        assert launcher.status().servers[0].state == "absent"
         assert not world.prepared
 
 
