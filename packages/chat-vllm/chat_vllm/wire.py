@@ -67,7 +67,7 @@ def answer_info(response: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[
 
 
 def keep_reasoning(message: BaseMessage, source: Mapping[str, Any]) -> None:
-    """Put reasoning where ``content_blocks`` looks for it; vLLM calls it ``reasoning``, before 0.12 otherwise."""
+    """Put reasoning where ``content_blocks`` looks for it; vLLM has had two names for it."""
     if reasoning := source.get("reasoning") or source.get("reasoning_content"):
         message.additional_kwargs["reasoning_content"] = reasoning
 
