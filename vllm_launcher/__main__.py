@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from vllm_launcher import __version__, view
+from vllm_launcher import __version__, plan_view, view
 from vllm_launcher.control import ControlClient
 from vllm_launcher.errors import LauncherError, LauncherGone
-from vllm_launcher.hardware import detect
+from vllm_launcher.facts import facts_of
+from vllm_launcher.hardware import Hardware, detect
 from vllm_launcher.plan import plan as make_plan
+from vllm_launcher.plan_report import read_machine, report_of
 from vllm_launcher.prepare import EXTERNAL, Project, install
 from vllm_launcher.prepare import fetch as fetch_models
 from vllm_launcher.registry import RegistryError, check_chains, load_registry, schema_text
@@ -28,6 +30,7 @@ from vllm_launcher.run_directory import control_socket
 from vllm_launcher.settings import Settings
 from vllm_launcher.up import Address, exit_with_parent
 from vllm_launcher.up import up as serve_project
+from vllm_launcher.weights import cached_checkpoint
 
 T = TypeVar("T")
 FAILED, INVALID, NOT_RUNNING = 1, 3, 4
@@ -96,6 +99,29 @@ def install_engine(
 
 
 @cli.command()
+def plan(
+    models: Models = DEFAULT_MODELS,
+    *,
+    why: Annotated[bool, typer.Option("--why", help="With the reason for each choice.")] = False,
+    machine: Annotated[
+        Path | None, typer.Option("--machine", metavar="FILE", help="Plan for a machine that plan --json recorded.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would run where, with the command lines, and what would not and why; starts nothing."""
+    try:
+        hardware = read_machine(machine) if machine else detect()
+    except LauncherError as error:
+        give_up(error, FAILED)
+    project = load(models, hardware)
+    report = report_of(project, hardware, Settings())
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+    else:
+        plan_view.show(project.plan, report, out, why=why)
+
+
+@cli.command()
 def status(*, as_json: AsJson = False) -> None:
     """Show what the running launcher's servers are doing."""
     now = run(ControlClient(control_socket(Settings().run_dir)).status())
@@ -117,15 +143,21 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def load(models: Path) -> Project:
-    """Read the list of models and plan it for this machine; exits with every problem if it is not valid."""
+def load(models: Path, hardware: Hardware | None = None) -> Project:
+    """Read the list of models and plan it, for this machine if for no other; exits with every problem of it."""
     try:
         registry = load_registry(models)
     except RegistryError as error:
         refuse(error)
     if problems := check_chains(models, registry):
         refuse(RegistryError(models, problems))
-    return Project(models=models, registry=registry, plan=make_plan(registry, detect()))
+    settings = Settings()
+    planned = make_plan(
+        registry,
+        hardware or detect(),
+        facts=lambda spec: facts_of(spec, lambda spec: cached_checkpoint(spec, settings)),
+    )
+    return Project(models=models, registry=registry, plan=planned)
 
 
 def needed_engines(project: Project) -> list[str]:

@@ -38,7 +38,7 @@ def build_command(  # noqa: PLR0913 - all of them are bound at the start, and ea
     *,
     python: Path,
     checkpoint: Path,
-    port: int,
+    port: int | str,
     tokenizer: Path | None = None,
     inherited: Mapping[str, str] | None = None,
 ) -> Command:
@@ -49,7 +49,7 @@ def build_command(  # noqa: PLR0913 - all of them are bound at the start, and ea
         spec: The entry it serves.
         python: The interpreter of the engine's own environment.
         checkpoint: The folder of the weights, or a GGUF file.
-        port: A free port, this server's own.
+        port: A free port, this server's own; or what stands for it where a command is shown.
         tokenizer: Where the tokenizer a GGUF is served with lies on this machine.
         inherited: The launcher's environment, of which ``INHERITED`` is passed on.
     """
@@ -90,7 +90,7 @@ def _entry_point(engine: str) -> Sequence[str]:
     return ("-m", "vllm.entrypoints.openai.api_server", "--model", CHECKPOINT)
 
 
-def _arguments(server: PlannedServer, spec: ModelSpec, port: int, tokenizer: Path | None) -> Iterator[str]:
+def _arguments(server: PlannedServer, spec: ModelSpec, port: int | str, tokenizer: Path | None) -> Iterator[str]:
     yield from ("--served-model-name", spec.id, "--host", HOST, "--port", str(port))
     bound = {"tokenizer": str(tokenizer)} if tokenizer is not None and "tokenizer" in server.flags else {}
     yield from flag_arguments({**server.flags, **bound})
