@@ -41,7 +41,7 @@ class Told(BaseModel):
 
 
 async def fetch_from_hub(source: HubSource, folder: Path, tools: "Tools") -> None:
-    """Fetch a repository, or one file of it with what stands beside it; resumes what a call before left half-done.
+    """Fetch a repository, or one file of it with what stands beside it; files that a call before has fetched stay.
 
     Raises:
         WeightsError: gated, missing, no such revision or file, no network, no room: each with what to do.

@@ -1,7 +1,8 @@
 """Fetches a repository of the Hugging Face hub into a folder: ``python -m vllm_launcher.hub_download SOURCE FOLDER``.
 
 SOURCE is a ``HubSource`` as JSON. Prints ``hub.Told`` lines, and exits with 1 after one with a failure. A process of
-its own: it can be killed at any moment, and the next one goes on where it stopped.
+its own: it can be killed at any moment, and the next one fetches the files that are missing. A connection that breaks
+is resumed within a file; a killed process has that file to fetch again (huggingface_hub 2 keeps no half of it).
 """
 
 import sys
@@ -69,6 +70,7 @@ def download(source: HubSource, folder: Path, settings: Settings) -> None:
         WeightsError: see ``hub.fetch_from_hub``.
         DiskFull: the repository is larger than what the disk has left.
     """
+    remove_halves(folder)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     try:
         wanted = find(HfApi(endpoint=settings.hf_endpoint, token=token), source)
@@ -89,6 +91,12 @@ def download(source: HubSource, folder: Path, settings: Settings) -> None:
             raise
         raise translate(error, source) from error
     compare(wanted, folder, source)
+
+
+def remove_halves(folder: Path) -> None:
+    """Of files that a killed download had begun: under names of its own, which nobody takes up again."""
+    for path in (folder / ".cache").rglob("*.incomplete"):
+        path.unlink()
 
 
 def find(api: HfApi, source: HubSource) -> Wanted:
