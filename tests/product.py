@@ -1,6 +1,7 @@
 """The real product, started as a person starts it, for tests to talk to."""
 
 import contextlib
+import http.client
 import signal
 import socket
 import subprocess  # noqa: TID251 - a test starts the product from outside, as a shell does
@@ -29,6 +30,20 @@ class NotReadyError(AssertionError):
     """The product gave up, ended or took too long; the message holds the end of its log."""
 
 
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket: httpx leaves it open when nobody listens, and warnings are errors here."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("launcher", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect, or leave nothing open."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 @dataclass
 class Product:
     """One running product: launcher, app and engine servers."""
@@ -55,10 +70,14 @@ class Product:
         return endpoint
 
     def status(self) -> LauncherStatus:
-        """What the launcher says, asked at its own socket."""
-        transport = httpx.HTTPTransport(uds=str(control_socket(self.run_dir)))
-        with httpx.Client(transport=transport, base_url="http://launcher", timeout=10) as client:
-            return LauncherStatus.model_validate_json(client.get("/v1/status").raise_for_status().content)
+        """What the launcher says, asked at its own socket.
+
+        Raises:
+            OSError: It does not listen, not yet or not any more.
+        """
+        with contextlib.closing(UnixConnection(control_socket(self.run_dir))) as connection:
+            connection.request("GET", "/v1/status")
+            return LauncherStatus.model_validate_json(connection.getresponse().read())
 
     def metrics(self) -> dict[str, float]:
         """The engine's metrics by name, summed over their labels."""

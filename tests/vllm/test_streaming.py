@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import httpx
 import pytest
 
 from tests.processes import eventually
+from tests.vllm.sse import events
 
 STORY = "Tell me a story about a lighthouse."
 FREED_WITHIN = 5.0
@@ -28,19 +28,6 @@ class Chunk(NamedTuple):
 def body(question: str = STORY, *, max_tokens: int = 64) -> dict[str, Any]:
     """A request at temperature 0."""
     return {"input": question, "config": {"configurable": {"temperature": 0, "max_tokens": max_tokens}}}
-
-
-async def events(response: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
-    """Name and data of each server-sent event."""
-    name = ""
-    async for line in response.aiter_lines():
-        field, _, value = line.partition(": ")
-        if field == "event":
-            name = value
-        elif field == "data":
-            yield name, json.loads(value)
-        elif line.startswith("event"):
-            yield line.partition(":")[2].strip(), None
 
 
 async def stream(client: httpx.AsyncClient, request: dict[str, Any]) -> list[Chunk]:
