@@ -28,7 +28,7 @@ TERMINATE = b"T"
 KILL = b"K"
 KILLED = 128 + signal.SIGKILL
 NOT_EXECUTABLE = 127
-SWEEP_INTERVAL = 0.005  # seconds between two looks for processes that are still dying
+SWEEP_INTERVAL = 0.01  # seconds between two looks for processes that are still dying
 RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
 TRACKER_GRACE = 2.0
 """Seconds for Python's resource trackers, which remove shared memory and semaphores once their users are dead.
@@ -123,11 +123,13 @@ def reap(child: int) -> int | None:
 
 def kill_descendants() -> None:
     """Kill until nothing is left. Waits for a process that the kernel cannot end yet: better seen than forgotten."""
-    deadline = time.monotonic() + TRACKER_GRACE
+    patience = time.monotonic() + TRACKER_GRACE
     while True:
-        for pid in descendants(os.getpid()):
-            if time.monotonic() < deadline and is_resource_tracker(pid):
-                continue
+        found = descendants(os.getpid())
+        users = [pid for pid in found if not is_resource_tracker(pid)]
+        if users:  # gigabytes take seconds to give back, and a tracker waits for the last of its users
+            patience = time.monotonic() + TRACKER_GRACE
+        for pid in users if time.monotonic() < patience else found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
