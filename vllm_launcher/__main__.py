@@ -1,4 +1,4 @@
-"""The command line: ``python -m vllm_launcher up | fetch | install-engine | status | plan | schema``.
+"""The command line: ``python -m vllm_launcher up | fetch | install-engine | plan | doctor | status | schema``.
 
 Exit statuses: 0 done; 1 it failed, and the last line says why and what to do; 2 the command was not understood;
 3 ``models.json`` is not valid; 4 no launcher is running.
@@ -16,21 +16,19 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from vllm_launcher import __version__, plan_view, view
+from vllm_launcher import __version__, doctor, plan_view, view
 from vllm_launcher.control import ControlClient
 from vllm_launcher.errors import LauncherError, LauncherGone
-from vllm_launcher.facts import facts_of
 from vllm_launcher.hardware import Hardware, detect
-from vllm_launcher.plan import plan as make_plan
+from vllm_launcher.machine import look
 from vllm_launcher.plan_report import read_machine, report_of
-from vllm_launcher.prepare import EXTERNAL, Project, install
+from vllm_launcher.prepare import EXTERNAL, Project, install, project_of
 from vllm_launcher.prepare import fetch as fetch_models
 from vllm_launcher.registry import RegistryError, check_chains, load_registry, schema_text
 from vllm_launcher.run_directory import control_socket
 from vllm_launcher.settings import Settings
 from vllm_launcher.up import Address, exit_with_parent
 from vllm_launcher.up import up as serve_project
-from vllm_launcher.weights import cached_checkpoint
 
 T = TypeVar("T")
 FAILED, INVALID, NOT_RUNNING = 1, 3, 4
@@ -121,6 +119,28 @@ def plan(
         plan_view.show(project.plan, report, out, why=why)
 
 
+@cli.command(name="doctor")
+def examine(
+    models: Models = DEFAULT_MODELS,
+    *,
+    host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
+    as_json: AsJson = False,
+) -> None:
+    """Check what could keep this machine from serving, and say what to do; exits with 1 if something would."""
+    settings = Settings()
+    try:
+        launcher = asyncio.run(ControlClient(control_socket(settings.run_dir)).status())
+    except LauncherGone:
+        launcher = None
+    diagnosis = doctor.examine(look(models, settings, launcher, Address(host, port)))
+    if as_json:
+        typer.echo(diagnosis.model_dump_json(indent=2))
+    else:
+        doctor.show(diagnosis, out)
+    raise typer.Exit(0 if diagnosis.ok else FAILED)
+
+
 @cli.command()
 def status(*, as_json: AsJson = False) -> None:
     """Show what the running launcher's servers are doing."""
@@ -151,13 +171,7 @@ def load(models: Path, hardware: Hardware | None = None) -> Project:
         refuse(error)
     if problems := check_chains(models, registry):
         refuse(RegistryError(models, problems))
-    settings = Settings()
-    planned = make_plan(
-        registry,
-        hardware or detect(),
-        facts=lambda spec: facts_of(spec, lambda spec: cached_checkpoint(spec, settings)),
-    )
-    return Project(models=models, registry=registry, plan=planned)
+    return project_of(models, registry, hardware or detect(), Settings())
 
 
 def needed_engines(project: Project) -> list[str]:

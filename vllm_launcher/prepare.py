@@ -17,15 +17,17 @@ from vllm_launcher.collaborators import Build
 from vllm_launcher.command import build_command
 from vllm_launcher.entries import ModelSpec
 from vllm_launcher.errors import LauncherError, UnknownModel
+from vllm_launcher.facts import facts_of
+from vllm_launcher.hardware import Hardware
 from vllm_launcher.install import InstalledEngine, check_plugins, install_engine
-from vllm_launcher.plan import Plan, PlannedServer
+from vllm_launcher.plan import Plan, PlannedServer, plan
 from vllm_launcher.process import Finished, Launch, run
 from vllm_launcher.progress import Progress, Report
 from vllm_launcher.registry import Registry
 from vllm_launcher.settings import Settings
 from vllm_launcher.status import ServerStatus
 from vllm_launcher.tokenizer import fetch_tokenizer, needs_tokenizer
-from vllm_launcher.weights import Tools, fetch_weights
+from vllm_launcher.weights import Tools, cached_checkpoint, fetch_weights
 
 T = TypeVar("T")
 EXTERNAL = "external"
@@ -54,6 +56,14 @@ class Project:
             refused = next(rejected for rejected in self.plan.rejected if rejected.model == model)
             raise LauncherError(refused.reason, refused.hint)
         return spec, planned
+
+
+def project_of(models: Path, registry: Registry, hardware: Hardware, settings: Settings) -> Project:
+    """The plan of a list of models; of what is in the cache, its own config is what is known."""
+    planned = plan(
+        registry, hardware, facts=lambda spec: facts_of(spec, lambda spec: cached_checkpoint(spec, settings))
+    )
+    return Project(models=models, registry=registry, plan=planned)
 
 
 class Preparation:

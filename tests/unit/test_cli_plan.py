@@ -1,4 +1,4 @@
-"""The commands that look and start nothing: plan."""
+"""The commands that look and start nothing: plan and doctor."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 
 from tests.unit.planning import MACHINES, recorded
 from vllm_launcher.__main__ import cli
+from vllm_launcher.doctor import Diagnosis
 from vllm_launcher.plan_report import PlanReport
 
 MISSION = ("--models", str(MACHINES / "mission.models.json"))
@@ -90,3 +91,23 @@ def test_an_invalid_list_of_models_exits_with_3(tmp_path: Path) -> None:
     """As everywhere."""
     (tmp_path / "models.json").write_text("{")
     assert call(tmp_path, "plan", "--models", str(tmp_path / "models.json")).exit_code == 3
+
+
+def test_doctor_exits_with_1_when_a_check_fails(tmp_path: Path) -> None:
+    """Here: a list of models that is not valid. The fix is printed below it."""
+    (tmp_path / "models.json").write_text('{"models": [{"id": "m", "taks": "chat"}]}')
+    told = call(tmp_path, "doctor", "--models", str(tmp_path / "models.json"), "--port", "1")
+    assert told.exit_code == 1
+    assert f"fail  models         {tmp_path / 'models.json'}:1:" in told.stdout
+
+
+def test_doctor_without_a_failing_check_exits_with_0(tmp_path: Path) -> None:
+    """External models need no engine and no weights."""
+    far = '{"models": [{"id": "far", "engine": {"type": "external", "url": "http://127.0.0.1:1/v1"}}]}'
+    (tmp_path / "models.json").write_text(far)
+    told = call(tmp_path, "doctor", "--json", "--models", str(tmp_path / "models.json"), "--port", "1")
+    diagnosis = Diagnosis.model_validate_json(told.stdout)
+    assert [check.seen for check in diagnosis.checks if check.level == "fail"] == []
+    assert told.exit_code == 0
+    assert diagnosis.ok
+    assert {check.name for check in diagnosis.checks} >= {"system", "driver", "port", "launcher", "disk"}
