@@ -31,6 +31,7 @@ ECHOES = (
     "SystemExit",
     "KeyboardInterrupt",
     "BrokenPipeError",
+    "resource_tracker: ",
     "Executor failed",
 )
 """Lines that follow from another error and say nothing of their own."""

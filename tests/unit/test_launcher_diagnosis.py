@@ -78,3 +78,12 @@ def test_an_access_log_explains_nothing() -> None:
 def test_prefixes_are_cut_off(line: str, message: str) -> None:
     """Time, process and colours say nothing to a person."""
     assert last_meaningful([line]) == message
+
+
+def test_what_a_resource_tracker_cleans_up_explains_nothing() -> None:
+    """It speaks last, after every death by a signal."""
+    lines = [
+        "resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 2 leaked shared_memory objects"
+    ]
+    lines.append("  warnings.warn('resource_tracker: There appear to be %d '")
+    assert explain(137, lines).reason == "The process was ended by SIGKILL."
