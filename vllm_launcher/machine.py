@@ -136,12 +136,13 @@ def read_engines(models: Models, settings: Settings) -> Iterator[Engine]:
 def read_engine(name: str, settings: Settings, recipes: Recipes = OUR_RECIPES) -> Engine:
     """One engine, installed or not."""
     environment = environment_of(name, settings, recipes)
-    disk = int(recipes.read(name).disk_gb * GB)
+    recipe = recipes.read(name)
+    disk = int(recipe.disk_gb * GB)
     if installed(name, settings, recipes) is None:
         return Engine(name, environment, "half-made" if environment.exists() else "absent", disk)
     (packages,) = [*environment.glob("lib/python3.*/site-packages")] or [environment]
     versions = (folder.stem.replace("-", " ") for folder in sorted(packages.glob("vllm*.dist-info")))
-    return Engine(name, environment, "whole", disk, tuple(versions), tuple(broken(packages)))
+    return Engine(name, environment, "whole", disk, tuple(versions), tuple(broken(packages, recipe.remove)))
 
 
 def read_folder(path: Path) -> Folder:

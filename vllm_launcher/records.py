@@ -5,6 +5,7 @@ The formats are those of https://packaging.python.org/en/latest/specifications/r
 
 import csv
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -21,24 +22,40 @@ def forget_broken(site_packages: Path) -> list[str]:
     return found
 
 
-def broken(site_packages: Path) -> list[str]:
-    """The ``.dist-info`` folders of distributions that are not whole. Looks at every file of every distribution."""
-    return [folder.name for folder in sorted(site_packages.glob("*.dist-info")) if not _is_whole(folder)]
+def broken(site_packages: Path, removed: Collection[str] = ()) -> list[str]:
+    """The ``.dist-info`` folders of distributions that are not whole. Looks at every file of every distribution.
+
+    Two distributions may bring the same file, and the later one's is there: any recorded size of it will do.
+    ``removed``: files that were taken out on purpose.
+    """
+    records = {folder: _read(folder) for folder in sorted(site_packages.glob("*.dist-info"))}
+    sizes: dict[str, set[int]] = {}
+    for files in records.values():
+        for name, size in (files or {}).items():
+            sizes.setdefault(name, set()).add(size)
+    for name in removed:
+        sizes.pop(name, None)
+    bad = {name for name, recorded in sizes.items() if _size(site_packages / name) not in recorded}
+    return [folder.name for folder, files in records.items() if files is None or bad.intersection(files)]
 
 
-def _is_whole(folder: Path) -> bool:
+def _read(folder: Path) -> dict[str, int] | None:
+    """Files of a distribution with their recorded sizes; None if it was not installed to the end.
+
+    Byte code is left out: Python makes it anew, also what a wheel brought.
+    """
     try:
         with (folder / "RECORD").open(encoding="utf-8", newline="") as record:
             rows = [row for row in csv.reader(record) if row]
-        written = bool(rows) and (folder / "INSTALLER").exists()
-        return written and all(_is_there(folder.parent / row[0], row[2]) for row in rows)
-    except (OSError, IndexError, UnicodeDecodeError, csv.Error):
-        return False
+        if not rows or not (folder / "INSTALLER").exists():
+            return None
+        return {row[0]: int(row[2]) for row in rows if row[2] and not row[0].endswith(".pyc")}
+    except (OSError, IndexError, ValueError, csv.Error):  # ValueError: no UTF-8, or no number
+        return None
 
 
-def _is_there(path: Path, size: str) -> bool:
-    """Byte code has no size in RECORD, and Python makes it anew where it is missing."""
+def _size(path: Path) -> int | None:
     try:
-        return not size or path.stat().st_size == int(size)
-    except (OSError, ValueError):
-        return False
+        return path.stat().st_size
+    except (OSError, ValueError):  # ValueError: a null byte
+        return None

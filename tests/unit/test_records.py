@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_launcher.records import forget_broken
+from vllm_launcher.records import broken, forget_broken
 
 
 @pytest.fixture
@@ -63,3 +63,39 @@ def test_a_record_that_cannot_be_read_is_a_broken_one(site: Path, record: bytes)
 def test_there_is_nothing_to_forget_where_nothing_is(tmp_path: Path) -> None:
     """A first installation."""
     assert forget_broken(tmp_path / "none") == []
+
+
+def test_byte_code_that_a_wheel_brought_does_not_count(site: Path) -> None:
+    """Made anew by pip for this Python, at another size: numpy brings some."""
+    info = install(site, "num")
+    (site / "num.pyc").write_bytes(b"anew")
+    with (info / "RECORD").open("a") as record:
+        record.write("num.pyc,sha256=abc,14213\n")
+    assert broken(site) == []
+
+
+def test_a_file_of_two_distributions_may_be_either_ones(site: Path) -> None:
+    """The later one's is there: both builds of OpenCV bring cv2."""
+    for name, size in (("one", 3), ("two", 5)):
+        with (install(site, name) / "RECORD").open("a") as record:
+            record.write(f"shared.so,sha256=abc,{size}\n")
+    (site / "shared.so").write_bytes(b"12345")
+    assert broken(site) == []
+    (site / "shared.so").write_bytes(b"1234")
+    assert broken(site) == ["one-1.0.dist-info", "two-1.0.dist-info"]
+
+
+def test_a_file_taken_out_on_purpose_is_not_missed(site: Path) -> None:
+    """Recipes name some."""
+    install(site, "audio")
+    (site / "audio.py").unlink()
+    assert broken(site) == ["audio-1.0.dist-info"]
+    assert broken(site, ["audio.py"]) == []
+    assert (site / "audio-1.0.dist-info").exists()
+
+
+def test_a_distribution_of_ours_has_no_sizes_on_record(site: Path) -> None:
+    """It is copied in, by nobody who counts."""
+    info = install(site, "ours")
+    (info / "RECORD").write_text("ours.py,,\n")
+    assert broken(site) == []
