@@ -42,6 +42,19 @@ ERROR: Mapping[str, Any] = {
 """The body of every error; ``app/errors.py`` lists the types."""
 
 
+PREFER: Mapping[str, Any] = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "examples": {
+        "wait": {"value": "wait=120", "summary": "Wait up to so many seconds for the model to get ready."},
+        "batch": {"value": "return-exceptions", "summary": "In a batch: an error for each input that fails."},
+    },
+    "description": "RFC 7240. Without `wait` the service's own setting holds; what does not fit is answered with 503.",
+}
+
+
 def describe_bodies(app: FastAPI, bodies: Mapping[str, Bodies]) -> None:
     """Make ``app.openapi`` tell the bodies of the POSTs at the paths of ``bodies``; computed when first asked for."""
     plain = app.openapi
@@ -71,6 +84,7 @@ def _add(document: dict[str, Any], bodies: Mapping[str, Bodies]) -> None:
             "content": {"application/json": {"schema": request, "example": body.example}},
         }
         response = None if body.response is None else references[(body.response, "validation")]
+        operation["parameters"] = [*operation.get("parameters", ()), PREFER]
         operation["responses"] = {"200": _answer(response), "default": _ERROR_ANSWER}
 
 

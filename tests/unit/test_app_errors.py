@@ -1,6 +1,7 @@
 """The error tree, its table, and what errors of libraries become."""
 
 import json
+import re
 from pathlib import Path
 
 import httpx2
@@ -46,6 +47,14 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     drawn = errors.__doc__ or ""
     for kind, row in MEANINGS.items():
         assert any(kind.__name__ in line and str(row.status) in line for line in drawn.splitlines()), kind
+
+
+def test_the_documentation_lists_every_error_with_its_status() -> None:
+    """A client's author reads the table there."""
+    page = Path(errors.__file__).parents[1] / "docs" / "http-api.md"
+    rows = [line.split("|") for line in page.read_text().splitlines() if line.startswith("| `")]
+    listed = {(name, row[2].strip()) for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    assert {(row.type, str(row.status)) for row in MEANINGS.values()} <= listed
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ async def test_docs_list_every_route_with_a_summary_and_one_tag_a_model(client: 
         operation = paths[f"/{MODEL}/{name}"]["post"]
         assert operation["requestBody"]["content"]["application/json"]["example"]
         assert "default" in operation["responses"]
+        assert [parameter["name"] for parameter in operation["parameters"]] == ["Prefer"]
 
 
 async def test_every_reference_of_the_document_resolves(client: httpx.AsyncClient) -> None:

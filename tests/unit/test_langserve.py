@@ -275,6 +275,23 @@ async def test_a_bad_input_is_told_with_its_place(stage: Stage, route: str, body
     assert engine.requests == []
 
 
+@pytest.mark.parametrize("route", ["stream_log", "stream_events"])
+async def test_a_bad_filter_is_told_with_its_name(stage: Stage, route: str) -> None:
+    """The streams of steps take filters."""
+    async with stage.client(ScriptedEngine(says("x"))) as client:
+        response = await client.post(f"/{MODEL}/{route}", json={"input": QUESTION, "include_names": 7})
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "include_names")
+
+
+@pytest.mark.parametrize("route", ["invoke", "input_schema", "playground/"])
+async def test_a_broken_share_link_is_refused(stage: Stage, route: str) -> None:
+    """Its hash holds no configuration."""
+    async with stage.client(ScriptedEngine(says("x"))) as client:
+        path = f"/{MODEL}/c/nonsense/{route}"
+        response = await (client.post(path, json={"input": QUESTION}) if route == "invoke" else client.get(path))
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "refused")
+
+
 async def test_a_body_that_is_no_json_is_told_with_its_position(stage: Stage) -> None:
     """Line and column."""
     async with stage.client(ScriptedEngine(says("x"))) as client:
