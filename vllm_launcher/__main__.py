@@ -16,16 +16,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from vllm_launcher import __version__, doctor, plan_view, view
+from vllm_launcher import __version__, doctor, view
 from vllm_launcher.control import ControlClient
 from vllm_launcher.errors import LauncherError, LauncherGone
 from vllm_launcher.hardware import Hardware, detect
 from vllm_launcher.machine import look
-from vllm_launcher.plan_report import read_machine, report_of
+from vllm_launcher.planning import plan_view
+from vllm_launcher.planning.plan_report import read_machine, report_of
 from vllm_launcher.prepare import EXTERNAL, Project, install, project_of
 from vllm_launcher.prepare import fetch as fetch_models
+from vllm_launcher.processes.run_directory import control_socket
 from vllm_launcher.registry import RegistryError, check_chains, load_registry, schema_text
-from vllm_launcher.run_directory import control_socket
 from vllm_launcher.settings import Settings
 from vllm_launcher.up import Address, exit_with_parent
 from vllm_launcher.up import up as serve_project

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_launcher.entries import Flag, ModelSpec
-from vllm_launcher.planned import PlannedServer
+from vllm_launcher.planning.planned import PlannedServer
+from vllm_launcher.registry.entries import Flag, ModelSpec
 
 HOST = "127.0.0.1"
 

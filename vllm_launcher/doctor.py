@@ -10,11 +10,11 @@ from rich.text import Text
 
 from vllm_launcher import __version__
 from vllm_launcher.machine import Engine, Folder, Machine
-from vllm_launcher.plan_table import machine_line
-from vllm_launcher.plan_view import say
-from vllm_launcher.planned import GIB, gib
-from vllm_launcher.run_directory import LONGEST_SOCKET_PATH, control_socket
-from vllm_launcher.variants import OLDEST
+from vllm_launcher.planning.plan_table import machine_line
+from vllm_launcher.planning.plan_view import say
+from vllm_launcher.planning.planned import GIB, gib
+from vllm_launcher.planning.variants import OLDEST
+from vllm_launcher.processes.run_directory import LONGEST_SOCKET_PATH, control_socket
 
 Level = Literal["ok", "warn", "fail"]
 STYLES: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -18,16 +18,16 @@ from typing import Literal
 
 import psutil
 
-from vllm_launcher.disk import GB
+from vllm_launcher.fetching.disk import GB
+from vllm_launcher.fetching.install import OUR_RECIPES, environment_of, installed
+from vllm_launcher.fetching.recipes import Recipes
+from vllm_launcher.fetching.records import broken
 from vllm_launcher.hardware import Hardware, detect
-from vllm_launcher.install import OUR_RECIPES, environment_of, installed
-from vllm_launcher.plan_report import ServerReport, report_of
-from vllm_launcher.planned import Rejected
+from vllm_launcher.planning.plan_report import ServerReport, report_of
+from vllm_launcher.planning.planned import Rejected
 from vllm_launcher.prepare import EXTERNAL, project_of
-from vllm_launcher.problems import Problem
-from vllm_launcher.recipes import Recipes
-from vllm_launcher.records import broken
 from vllm_launcher.registry import RegistryError, check_chains, load_registry
+from vllm_launcher.registry.problems import Problem
 from vllm_launcher.settings import Settings
 from vllm_launcher.status import LauncherStatus
 from vllm_launcher.up import Address

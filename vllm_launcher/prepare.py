@@ -12,22 +12,22 @@ from typing import TypeVar
 from rich.console import Console
 
 from vllm_launcher import view
-from vllm_launcher.board import Board
-from vllm_launcher.collaborators import Build
 from vllm_launcher.command import build_command
-from vllm_launcher.entries import ModelSpec
 from vllm_launcher.errors import LauncherError, UnknownModel
-from vllm_launcher.facts import facts_of
+from vllm_launcher.fetching.install import InstalledEngine, check_plugins, install_engine
+from vllm_launcher.fetching.tokenizer import fetch_tokenizer, needs_tokenizer
+from vllm_launcher.fetching.weights import Tools, cached_checkpoint, fetch_weights
 from vllm_launcher.hardware import Hardware
-from vllm_launcher.install import InstalledEngine, check_plugins, install_engine
-from vllm_launcher.plan import Plan, PlannedServer, plan
-from vllm_launcher.process import Finished, Launch, run
+from vllm_launcher.keeping.board import Board
+from vllm_launcher.keeping.collaborators import Build
+from vllm_launcher.planning.facts import facts_of
+from vllm_launcher.planning.plan import Plan, PlannedServer, plan
+from vllm_launcher.processes.process import Finished, Launch, run
 from vllm_launcher.progress import Progress, Report
 from vllm_launcher.registry import Registry
+from vllm_launcher.registry.entries import ModelSpec
 from vllm_launcher.settings import Settings
 from vllm_launcher.status import ServerStatus
-from vllm_launcher.tokenizer import fetch_tokenizer, needs_tokenizer
-from vllm_launcher.weights import Tools, cached_checkpoint, fetch_weights
 
 T = TypeVar("T")
 EXTERNAL = "external"

@@ -12,7 +12,7 @@ from platformdirs import user_cache_path
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from vllm_launcher.process import Launch
+from vllm_launcher.processes.process import Launch
 
 PREFIX = "LANGSERVE_VLLM_"
 OTHER_PYTHONS = frozenset({

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from vllm_launcher import service, view
-from vllm_launcher.child import SupervisedChild
-from vllm_launcher.collaborators import External, ServerSpec
+from vllm_launcher import view
 from vllm_launcher.control import ControlServer
-from vllm_launcher.entries import ExternalEngine, ModelSpec
 from vllm_launcher.errors import LauncherError
-from vllm_launcher.health import HttpHealth
-from vllm_launcher.launcher import Launcher
-from vllm_launcher.ports import PortTable
+from vllm_launcher.keeping import service
+from vllm_launcher.keeping.child import SupervisedChild
+from vllm_launcher.keeping.collaborators import External, ServerSpec
+from vllm_launcher.keeping.health import HttpHealth
+from vllm_launcher.keeping.launcher import Launcher
+from vllm_launcher.keeping.ports import PortTable
 from vllm_launcher.prepare import Preparation, Project
-from vllm_launcher.process import Launch
-from vllm_launcher.run_directory import RunDirectory
+from vllm_launcher.processes.process import Launch
+from vllm_launcher.processes.run_directory import RunDirectory
+from vllm_launcher.registry.entries import ExternalEngine, ModelSpec
 from vllm_launcher.settings import Settings
 
 PR_SET_PDEATHSIG = 1

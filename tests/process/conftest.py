@@ -8,7 +8,7 @@ import pytest
 
 from tests.process.fleet import Fleet
 from tests.processes import until_gone
-from vllm_launcher.run_directory import RunDirectory
+from vllm_launcher.processes.run_directory import RunDirectory
 
 MakeFleet = Callable[..., Fleet]
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 
 from tests.processes import MARK, alive
-from vllm_launcher.health import HttpHealth
-from vllm_launcher.launcher import Build, Graces, Launcher, ServerSpec
-from vllm_launcher.ports import PortTable
-from vllm_launcher.process import Launch
+from vllm_launcher.keeping.health import HttpHealth
+from vllm_launcher.keeping.launcher import Build, Graces, Launcher, ServerSpec
+from vllm_launcher.keeping.ports import PortTable
+from vllm_launcher.keeping.restart import RestartPolicy
+from vllm_launcher.keeping.stall import Patience
+from vllm_launcher.processes.process import Launch
+from vllm_launcher.processes.run_directory import RunDirectory
 from vllm_launcher.progress import Progress, Report
-from vllm_launcher.restart import RestartPolicy
-from vllm_launcher.run_directory import RunDirectory
-from vllm_launcher.stall import Patience
 from vllm_launcher.status import LauncherStatus, ServerStatus, State
 
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")

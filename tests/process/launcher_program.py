@@ -12,16 +12,16 @@ from pathlib import Path
 
 from tests.process.fleet import FAKE_ENGINE, IMPATIENT, engine_launch
 from tests.processes import MARK
-from vllm_launcher.child import SupervisedChild
 from vllm_launcher.control import ControlServer
 from vllm_launcher.errors import LauncherError
-from vllm_launcher.health import HttpHealth
-from vllm_launcher.launcher import Build, Launcher, ServerSpec
-from vllm_launcher.process import Launch, run
+from vllm_launcher.keeping.child import SupervisedChild
+from vllm_launcher.keeping.health import HttpHealth
+from vllm_launcher.keeping.launcher import Build, Launcher, ServerSpec
+from vllm_launcher.keeping.restart import RestartPolicy
+from vllm_launcher.keeping.service import serve, stop_signals
+from vllm_launcher.processes.process import Launch, run
+from vllm_launcher.processes.run_directory import RunDirectory
 from vllm_launcher.progress import Report
-from vllm_launcher.restart import RestartPolicy
-from vllm_launcher.run_directory import RunDirectory
-from vllm_launcher.service import serve, stop_signals
 
 MODES = {
     "fetching": "",

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vllm_launcher.entries import ModelSpec
 from vllm_launcher.errors import LauncherError
-from vllm_launcher.install import install_engine
-from vllm_launcher.process import Finished, Launch
-from vllm_launcher.process import run as run_process
+from vllm_launcher.fetching.install import install_engine
+from vllm_launcher.fetching.recipes import Recipes
+from vllm_launcher.fetching.weights import Tools, fetch_weights
+from vllm_launcher.processes.process import Finished, Launch
+from vllm_launcher.processes.process import run as run_process
 from vllm_launcher.progress import Progress
-from vllm_launcher.recipes import Recipes
+from vllm_launcher.registry.entries import ModelSpec
 from vllm_launcher.settings import Settings
-from vllm_launcher.weights import Tools, fetch_weights
 
 
 def say(**what: object) -> None:

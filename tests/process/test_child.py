@@ -11,12 +11,12 @@ import pytest
 
 from tests.process.fleet import DEADLINE, FAKE_ENGINE
 from tests.processes import until_gone
-from vllm_launcher.child import SupervisedChild
 from vllm_launcher.errors import ChildFailed, PortTaken
-from vllm_launcher.process import Launch, ServerProcess
-from vllm_launcher.restart import RestartPolicy
-from vllm_launcher.run_directory import RunDirectory
-from vllm_launcher.service import check_port_free
+from vllm_launcher.keeping.child import SupervisedChild
+from vllm_launcher.keeping.restart import RestartPolicy
+from vllm_launcher.keeping.service import check_port_free
+from vllm_launcher.processes.process import Launch, ServerProcess
+from vllm_launcher.processes.run_directory import RunDirectory
 
 EAGER = RestartPolicy(first_delay=0.01, longest_delay=0.05)
 

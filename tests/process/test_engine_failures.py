@@ -14,13 +14,13 @@ import pytest
 from tests.process.conftest import MakeFleet
 from tests.process.fleet import BRISK, IMPATIENT, engine_launch, until
 from tests.processes import until_gone
-from vllm_launcher.health import HttpHealth
-from vllm_launcher.launcher import Build, External, Launcher, ServerSpec
-from vllm_launcher.ports import PortTable
+from vllm_launcher.keeping.health import HttpHealth
+from vllm_launcher.keeping.launcher import Build, External, Launcher, ServerSpec
+from vllm_launcher.keeping.ports import PortTable
+from vllm_launcher.keeping.restart import RestartPolicy
+from vllm_launcher.keeping.stall import Patience
+from vllm_launcher.processes.run_directory import RunDirectory
 from vllm_launcher.progress import Report
-from vllm_launcher.restart import RestartPolicy
-from vllm_launcher.run_directory import RunDirectory
-from vllm_launcher.stall import Patience
 
 ONCE = RestartPolicy(most_failures=1)
 """The first failure is final."""

@@ -9,13 +9,13 @@ import pytest
 
 from tests.process.fake_hub import GATED, MISSING, OLD, REPO, FakeHub
 from tests.processes import eventually
-from vllm_launcher.entries import ModelSpec
-from vllm_launcher.process import Finished, Launch
-from vllm_launcher.process import run as run_process
+from vllm_launcher.fetching.weights import Tools, fetch_weights, is_whole
+from vllm_launcher.fetching.weights_error import WeightsError
+from vllm_launcher.processes.process import Finished, Launch
+from vllm_launcher.processes.process import run as run_process
 from vllm_launcher.progress import Progress
+from vllm_launcher.registry.entries import ModelSpec
 from vllm_launcher.settings import Settings
-from vllm_launcher.weights import Tools, fetch_weights, is_whole
-from vllm_launcher.weights_error import WeightsError
 
 DEADLINE = 90.0
 """Seconds for one fetch on a loaded machine: a new Python imports the hub's client."""

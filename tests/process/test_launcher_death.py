@@ -17,7 +17,7 @@ from tests.process.fleet import DEADLINE, marked
 from tests.processes import until_gone
 from vllm_launcher.control import ControlClient
 from vllm_launcher.errors import LauncherGone
-from vllm_launcher.run_directory import control_socket
+from vllm_launcher.processes.run_directory import control_socket
 from vllm_launcher.status import LauncherStatus, ServerStatus
 
 ROOT = Path(__file__).parents[2]

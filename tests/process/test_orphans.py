@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vllm_launcher import orphans
-from vllm_launcher.orphans import Record
+from vllm_launcher.processes import orphans
+from vllm_launcher.processes.orphans import Record
 
 Stranger = subprocess.Popen[bytes]
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.process.fleet import DEADLINE, marked
 from tests.processes import MARK, until_gone
-from vllm_launcher.process import Launch, ServerProcess, run
-from vllm_launcher.process_log import ProcessLog
+from vllm_launcher.processes.process import Launch, ServerProcess, run
+from vllm_launcher.processes.process_log import ProcessLog
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 BUSY = "import time; print('up', flush=True); time.sleep(600)"

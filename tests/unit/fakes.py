@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vllm_launcher.errors import ServerFailed
-from vllm_launcher.health import Exits, Target, until_exit
-from vllm_launcher.launcher import Build, ServerSpec
-from vllm_launcher.process import Launch
+from vllm_launcher.keeping.health import Exits, Target, until_exit
+from vllm_launcher.keeping.launcher import Build, ServerSpec
+from vllm_launcher.processes.process import Launch
 from vllm_launcher.progress import Progress, Report
 
 

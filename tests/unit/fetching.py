@@ -4,11 +4,11 @@ import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from vllm_launcher.entries import ModelSpec, PypiSource
-from vllm_launcher.process import Finished, Launch
+from vllm_launcher.fetching.weights import Tools
+from vllm_launcher.processes.process import Finished, Launch
 from vllm_launcher.progress import Progress
+from vllm_launcher.registry.entries import ModelSpec, PypiSource
 from vllm_launcher.settings import Settings
-from vllm_launcher.weights import Tools
 
 OnLine = Callable[[str], None]
 Play = Callable[[Launch, OnLine], Awaitable[int]]

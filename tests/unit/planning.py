@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from vllm_launcher.facts import ModelFacts, known_models, read_known
 from vllm_launcher.hardware import GIB, Gpu, Hardware
-from vllm_launcher.plan import Plan, plan
-from vllm_launcher.plan_table import COLUMNS, machine_line, markdown, rejected_rows, server_rows
-from vllm_launcher.planned import PlannedServer
+from vllm_launcher.planning.facts import ModelFacts, known_models, read_known
+from vllm_launcher.planning.plan import Plan, plan
+from vllm_launcher.planning.plan_table import COLUMNS, machine_line, markdown, rejected_rows, server_rows
+from vllm_launcher.planning.planned import PlannedServer
 from vllm_launcher.registry import Registry, load_registry
 
 DOCUMENT = Path(__file__).parents[2] / "docs/planning.md"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vllm_launcher.assembly import assemble, fingerprint, places
-from vllm_launcher.entries import PypiSource
-from vllm_launcher.weights_error import WeightsError
+from vllm_launcher.fetching.assembly import assemble, fingerprint, places
+from vllm_launcher.fetching.weights_error import WeightsError
+from vllm_launcher.registry.entries import PypiSource
 
 ENCODER = PypiSource(type="pypi", package="encoder", version="1", sha256="0" * 64, file="encoder/model")
 OTHER = ENCODER.model_copy(update={"file": "encoder/other"})

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from vllm_launcher.__main__ import cli
-from vllm_launcher.install import environment_of
+from vllm_launcher.fetching.install import environment_of
 from vllm_launcher.settings import Settings
 
 EXTERNAL = '{"models": [{"id": "far", "engine": {"type": "external", "url": "http://127.0.0.1:1/v1"}}]}'

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from tests.unit.planning import MACHINES, recorded
 from vllm_launcher.__main__ import cli
 from vllm_launcher.doctor import Diagnosis
-from vllm_launcher.plan_report import PlanReport
+from vllm_launcher.planning.plan_report import PlanReport
 
 MISSION = ("--models", str(MACHINES / "mission.models.json"))
 ONE = '{"models": [{"id": "m", "source": {"type": "hub", "repo": "Qwen/Qwen3-8B"}}]}'
@@ -67,7 +67,7 @@ def test_plan_knows_a_fetched_model_by_its_config(tmp_path: Path) -> None:
     (before,) = json.loads(call(tmp_path, *arguments).stdout)["servers"]
     checkpoint = Path(before["command"][4])
     checkpoint.mkdir(parents=True)
-    config = json.loads((MACHINES.parents[2] / "vllm_launcher/known_models.json").read_text())["models"]
+    config = json.loads((MACHINES.parents[2] / "vllm_launcher/planning/known_models.json").read_text())["models"]
     (checkpoint / "config.json").write_text(json.dumps(config["Qwen/Qwen3-8B"]["config"]))
     size = (checkpoint / "config.json").stat().st_size
     (checkpoint / ".complete").write_text(json.dumps({"config.json": size}))

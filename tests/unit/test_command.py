@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vllm_launcher.command import build_command, flag_arguments
-from vllm_launcher.entries import Flag, ModelSpec
-from vllm_launcher.planned import PlannedServer
+from vllm_launcher.planning.planned import PlannedServer
+from vllm_launcher.registry.entries import Flag, ModelSpec
 
 SPEC = ModelSpec.model_validate({"id": "m", "source": {"type": "hub", "repo": "a/b"}})
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from vllm_launcher.board import Board
 from vllm_launcher.control import ControlClient, ControlServer
 from vllm_launcher.errors import LauncherGone, UnknownModel
+from vllm_launcher.keeping.board import Board
 from vllm_launcher.status import LauncherStatus, ServerStatus
 
 DEADLINE = 5.0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_launcher.disk import DiskFull, DiskRefused, check_disk, disk_told
 from vllm_launcher.errors import LauncherError
+from vllm_launcher.fetching.disk import DiskFull, DiskRefused, check_disk, disk_told
 
 
 def test_too_little_room_is_told_in_numbers_before_anything_is_written(tmp_path: Path) -> None:

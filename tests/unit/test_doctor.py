@@ -13,6 +13,7 @@ from rich.console import Console
 from tests.unit.planning import entry, machine, mission, recorded, registry_of
 from vllm_launcher import __version__
 from vllm_launcher.doctor import Check, examine, show
+from vllm_launcher.fetching.recipes import Recipes
 from vllm_launcher.hardware import GIB, Hardware
 from vllm_launcher.machine import (
     Engine,
@@ -26,13 +27,12 @@ from vllm_launcher.machine import (
     read_instructions,
     read_models,
 )
-from vllm_launcher.plan import plan
-from vllm_launcher.plan_report import report_of
-from vllm_launcher.planned import MIB
+from vllm_launcher.planning.plan import plan
+from vllm_launcher.planning.plan_report import report_of
+from vllm_launcher.planning.planned import MIB
 from vllm_launcher.prepare import Project
-from vllm_launcher.problems import Problem
-from vllm_launcher.recipes import Recipes
 from vllm_launcher.registry import Registry
+from vllm_launcher.registry.problems import Problem
 from vllm_launcher.settings import Settings
 from vllm_launcher.status import LauncherStatus, ServerStatus
 from vllm_launcher.up import Address

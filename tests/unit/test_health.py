@@ -6,8 +6,8 @@ import pytest
 
 from tests.unit.fakes import FakeProcess
 from vllm_launcher.errors import NotReady, ServerExited
-from vllm_launcher.health import read_metrics, until_exit
-from vllm_launcher.stall import Patience, Sample, StallWatch
+from vllm_launcher.keeping.health import read_metrics, until_exit
+from vllm_launcher.keeping.stall import Patience, Sample, StallWatch
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

@@ -14,13 +14,13 @@ from huggingface_hub.errors import (
 )
 
 from tests.unit.fetching import FakeRun, OnLine, tools
-from vllm_launcher.entries import HubSource
-from vllm_launcher.hub import Failure, Told, fetch_from_hub, read
-from vllm_launcher.hub_download import Wanted, choose, compare, translate
-from vllm_launcher.process import Launch
+from vllm_launcher.fetching.hub import Failure, Told, fetch_from_hub, read
+from vllm_launcher.fetching.hub_download import Wanted, choose, compare, translate
+from vllm_launcher.fetching.weights import Tools
+from vllm_launcher.fetching.weights_error import WeightsError
+from vllm_launcher.processes.process import Launch
 from vllm_launcher.progress import Progress
-from vllm_launcher.weights import Tools
-from vllm_launcher.weights_error import WeightsError
+from vllm_launcher.registry.entries import HubSource
 
 SOURCE = HubSource.model_validate({"type": "hub", "repo": "org/model", "revision": "v1"})
 

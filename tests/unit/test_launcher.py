@@ -9,8 +9,8 @@ import pytest
 
 from tests.unit.fakes import World, spec
 from vllm_launcher.errors import Hung, LauncherError, NotReady, ServerFailed, UnknownModel
-from vllm_launcher.launcher import External, Graces, Launcher, ServerSpec
-from vllm_launcher.restart import RestartPolicy
+from vllm_launcher.keeping.launcher import External, Graces, Launcher, ServerSpec
+from vllm_launcher.keeping.restart import RestartPolicy
 from vllm_launcher.status import ServerStatus, State
 
 DEADLINE = 5.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_launcher.diagnosis import explain, last_meaningful
+from vllm_launcher.keeping.diagnosis import explain, last_meaningful
 
 CORE = "(EngineCore pid=3021) ERROR 11-22 16:18:00 [core.py:900] "
 VLLM_START = [

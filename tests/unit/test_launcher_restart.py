@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_launcher.restart import PATIENT, Again, Failure, GiveUp, RestartPolicy, decide
+from vllm_launcher.keeping.restart import PATIENT, Again, Failure, GiveUp, RestartPolicy, decide
 
 POLICY = RestartPolicy(first_delay=1.0, longest_delay=8.0, most_failures=5, window=900.0, most_equal=3)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_launcher.pip_output import PipOutput, explain
+from vllm_launcher.fetching.pip_output import PipOutput, explain
 from vllm_launcher.progress import Progress
 
 

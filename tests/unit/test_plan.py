@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.planning import NAMES, entry, known, machine, mission, plan_one, recorded, registry_of, server_of
-from vllm_launcher.facts import ModelFacts, facts_of, known_models
 from vllm_launcher.hardware import GIB, Hardware
-from vllm_launcher.plan import plan
-from vllm_launcher.planned import MIB
+from vllm_launcher.planning.facts import ModelFacts, facts_of, known_models
+from vllm_launcher.planning.plan import plan
+from vllm_launcher.planning.planned import MIB
+from vllm_launcher.planning.rooms import usable
 from vllm_launcher.registry import ModelSpec
-from vllm_launcher.rooms import usable
 
 SMOLLM2 = {
     "type": "pypi",

@@ -3,10 +3,10 @@
 import pytest
 
 from tests.unit.planning import known
-from vllm_launcher.facts import known_models, read_config
-from vllm_launcher.memory import WHOLE, Split, activation_bytes, cache_bytes, token_bytes, weights_per_device
-from vllm_launcher.planned import GIB
-from vllm_launcher.splits import obstacles, splits
+from vllm_launcher.planning.facts import known_models, read_config
+from vllm_launcher.planning.memory import WHOLE, Split, activation_bytes, cache_bytes, token_bytes, weights_per_device
+from vllm_launcher.planning.planned import GIB
+from vllm_launcher.planning.splits import obstacles, splits
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 DEEPSEEK = "deepseek-ai/DeepSeek-V2-Lite-Chat"

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from tests.unit.planning import entry, machine, mission, recorded, registry_of
-from vllm_launcher import plan_view
 from vllm_launcher.command import build_command
+from vllm_launcher.fetching.install import environment_of
 from vllm_launcher.hardware import Hardware
-from vllm_launcher.install import environment_of
-from vllm_launcher.plan import plan
-from vllm_launcher.plan_report import PlanReport, read_machine, report_of
-from vllm_launcher.plan_table import COLUMNS, server_rows
-from vllm_launcher.planned import Plan
+from vllm_launcher.planning import plan_view
+from vllm_launcher.planning.plan import plan
+from vllm_launcher.planning.plan_report import PlanReport, read_machine, report_of
+from vllm_launcher.planning.plan_table import COLUMNS, server_rows
+from vllm_launcher.planning.planned import Plan
 from vllm_launcher.prepare import Project
 from vllm_launcher.registry import Registry
 from vllm_launcher.settings import Settings

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.unit.planning import entry, machine, registry_of
-from vllm_launcher.install import InstallError, check_plugins, environment_of
-from vllm_launcher.planned import Plan, PlannedServer
+from vllm_launcher.fetching.install import InstallError, check_plugins, environment_of
+from vllm_launcher.fetching.recipes import Recipes
+from vllm_launcher.fetching.tokenizer import expected_tokenizer
+from vllm_launcher.fetching.weights import MANIFEST, expected
+from vllm_launcher.planning.planned import Plan, PlannedServer
+from vllm_launcher.planning.variants import PLUGINS
 from vllm_launcher.prepare import Preparation, Project, project_of
-from vllm_launcher.recipes import Recipes
 from vllm_launcher.settings import Settings
-from vllm_launcher.tokenizer import expected_tokenizer
-from vllm_launcher.variants import PLUGINS
-from vllm_launcher.weights import MANIFEST, expected
 
 
 @pytest.mark.parametrize("plugin", PLUGINS.values())

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_launcher.install import environment_of, installed
-from vllm_launcher.recipes import Recipes, count, stanza
+from vllm_launcher.fetching.install import environment_of, installed
+from vllm_launcher.fetching.recipes import Recipes, count, stanza
 from vllm_launcher.settings import Settings
 
 LOCK = """\

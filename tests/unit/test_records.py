@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_launcher.records import broken, forget_broken
+from vllm_launcher.fetching.records import broken, forget_broken
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from vllm_launcher.entries import RESERVED_IDS, Document
+from vllm_launcher.registry.entries import RESERVED_IDS, Document
 
 TEXT = (Path(__file__).parents[2] / "docs/models-json.md").read_text()
 

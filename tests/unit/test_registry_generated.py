@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vllm_launcher.positions import JsonError, locate
 from vllm_launcher.registry import Registry, RegistryError, load_registry
+from vllm_launcher.registry.positions import JsonError, locate
 
 RUN = settings(
     max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fetching import FakeRun, OnLine, tools
-from vllm_launcher.entries import ModelSpec
-from vllm_launcher.planned import PlannedServer
-from vllm_launcher.process import Launch
-from vllm_launcher.tokenizer import expected_tokenizer, fetch_tokenizer, needs_tokenizer
-from vllm_launcher.weights_error import WeightsError
+from vllm_launcher.fetching.tokenizer import expected_tokenizer, fetch_tokenizer, needs_tokenizer
+from vllm_launcher.fetching.weights_error import WeightsError
+from vllm_launcher.planning.planned import PlannedServer
+from vllm_launcher.processes.process import Launch
+from vllm_launcher.registry.entries import ModelSpec
 
 
 def gguf(tokenizer: str | None = "Qwen/Qwen3-8B", model: str = "m") -> ModelSpec:

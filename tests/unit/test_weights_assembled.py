@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vllm_launcher.entries import ModelSpec, PathSource
-from vllm_launcher.process import Finished, Launch
+from vllm_launcher.fetching.weights import Tools, fetch_weights, is_whole
+from vllm_launcher.fetching.weights_error import WeightsError
+from vllm_launcher.processes.process import Finished, Launch
+from vllm_launcher.registry.entries import ModelSpec, PathSource
 from vllm_launcher.settings import Settings
-from vllm_launcher.weights import Tools, fetch_weights, is_whole
-from vllm_launcher.weights_error import WeightsError
 
 
 class Pip:

