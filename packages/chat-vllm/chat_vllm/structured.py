@@ -48,7 +48,8 @@ def structured_output(
         llm: The model.
         schema: A pydantic class, a TypedDict, a JSON schema with a title, or an OpenAI function or tool.
         method: ``json_schema`` (the whole answer, enforced by vLLM's ``response_format``), ``function_calling`` (the
-            arguments of a forced tool call, enforced too) or ``json_mode`` (any JSON object; the schema only parses).
+            arguments of a forced tool call, enforced too) or ``json_mode`` (any JSON object; a schema is enforced here
+            too, as vLLM can).
         include_raw: Give ``{"raw", "parsed", "parsing_error"}`` and never raise for an answer that doesn't parse.
         strict: For ``function_calling``; enforced unless False.
         kwargs: Bound to the model beside it.
@@ -64,7 +65,7 @@ def structured_output(
     if method == "function_calling":
         bound, parser = bind_function(llm, cast("Schema", schema), strict=strict, **kwargs)
     elif method in ("json_schema", "json_mode"):
-        response_format = json_schema_format(schema) if method == "json_schema" else {"type": "json_object"}
+        response_format = {"type": "json_object"} if schema is None else json_schema_format(schema)
         bound, parser = llm.bind(response_format=response_format, **kwargs), json_parser(schema)
     else:
         msg = f"method must be 'json_schema', 'function_calling' or 'json_mode', not {method!r}."

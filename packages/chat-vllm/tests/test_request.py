@@ -109,6 +109,8 @@ async def test_a_structured_answer_is_parsed(recorded: Any) -> None:
     assert await engine.llm().with_structured_output(City.model_json_schema()).ainvoke("hi") == {"name": "Paris"}
     assert await engine.llm().with_structured_output(None, method="json_mode").ainvoke("hi") == {"name": "Paris"}
     assert engine.asked["response_format"] == {"type": "json_object"}
+    assert await engine.llm().with_structured_output(City, method="json_mode").ainvoke("hi") == City(name="Paris")
+    assert engine.asked["response_format"]["json_schema"]["name"] == "City"
 
 
 async def test_a_function_can_carry_the_structure(recorded: Any) -> None:
