@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from app.protocols.langserve_events import mend
 from app.server import create_app
 from tests.unit.scripted import (
     MODEL,
@@ -550,6 +551,25 @@ async def test_leaving_frees_the_engine(stage: Stage, route: str, steps: int) ->
         await exchange.end()
         async with asyncio.timeout(SOON):
             await stream.closed.wait()
+
+
+async def test_a_generator_that_refuses_to_be_closed_is_ended_all_the_same() -> None:
+    """LangServe's answer GeneratorExit with an error event, which Python forbids."""
+
+    async def stubborn() -> AsyncGenerator[Mapping[str, Any], None]:
+        try:
+            while True:
+                yield {"event": "data", "data": "{}"}
+        except BaseException:
+            yield {"event": "error", "data": "{}"}
+            raise
+
+    inner = stubborn()
+    outer = mend(inner)
+    await anext(outer)
+    await outer.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(inner)
 
 
 async def test_leaving_before_the_first_chunk_frees_the_engine(stage: Stage) -> None:
