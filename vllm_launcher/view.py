@@ -52,7 +52,8 @@ def describe(server: ServerStatus) -> str:
         return " ".join(part for part in (server.reason, server.hint) if part)
     if server.state == "ready":
         return ""
-    return " ".join(part for part in (server.phase, amount(server.progress)) if part)
+    phase = "" if server.phase == server.state else server.phase
+    return " ".join(part for part in (phase, amount(server.progress)) if part)
 
 
 def amount(progress: Progress | None) -> str:
