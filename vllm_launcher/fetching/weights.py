@@ -86,11 +86,13 @@ async def fetch_weights(spec: ModelSpec, tools: Tools, *, dequantize: bool, dtyp
 
 
 def checkpoint_path(spec: ModelSpec, settings: Settings, converted: str | None) -> Path:
-    """Where the checkpoint of an entry is or will be: another place for each source and dtype.
+    """Where the checkpoint of an entry is or will be: another place for each source, dtype and converter.
 
     A source on this machine counts with what is in it: an edited one is another checkpoint. Blocks to read it.
     """
     source = spec.source.model_dump_json() if spec.source else ""
+    if converted is not None:
+        source += hashlib.sha256(CONVERTER.read_bytes()).hexdigest()
     if isinstance(spec.source, PathSource):
         source += _content(_existing(Path(spec.source.path)))
     digest = hashlib.sha256(f"{source} {converted}".encode()).hexdigest()[:12]
