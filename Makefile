@@ -14,7 +14,6 @@ serve: env ## everything: environments, engine, model, servers, app (PORT=8000 H
 
 test: dev lint types ## all tests, against the real engine and unmodified clients
 	@$(RUN) -m vllm_launcher fetch --exit-with-parent
-	@$(RUN) -m vllm_launcher install-engine vllm-omni-cpu --exit-with-parent
 	@$(RUN) -m pytest
 
 check: dev lint types unit ## lint, types and unit tests

@@ -82,6 +82,7 @@ def _describe(spec: ModelSpec, server: ServerStatus | None, *, reachable: bool) 
         "since": server.since if server else None,
         "reason": scrub(server.reason) if server and server.reason else None,
         "hint": scrub(server.hint) if server and server.hint else None,
+        "refused": server.refused if server else False,
         "links": _links(spec),
     }
 

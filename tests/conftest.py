@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from tests.product import READY_WITHIN, read_metrics, started
+from tests.product import READY_WITHIN, engine_url, read_metrics, started
 from tests.surroundings import ARTIFACTS, running_product
 
 
@@ -23,6 +24,10 @@ class Served(Protocol):
         """Of the model's vLLM server, without /v1."""
         ...
 
+    def engine_url_of(self, model: str) -> str:
+        """Of another model's server, without /v1."""
+        ...
+
     def metrics(self) -> dict[str, float]:
         """The engine's metrics by name."""
         ...
@@ -33,7 +38,16 @@ class Running:
     """A product that somebody else started and will stop."""
 
     url: str
-    engine_url: str
+    run_dir: Path
+
+    @property
+    def engine_url(self) -> str:
+        """Of the first model's server, without /v1."""
+        return engine_url(self.run_dir)
+
+    def engine_url_of(self, model: str) -> str:
+        """Of that model's server, without /v1."""
+        return engine_url(self.run_dir, model)
 
     def metrics(self) -> dict[str, float]:
         """The engine's metrics by name."""
@@ -49,10 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The real product, ready: launcher, app, one vLLM server. Its output is kept in artifacts/product.log."""
-    urls = running_product()
-    if urls:
-        yield Running(*urls)
+    """The real product, ready: launcher, app, a server of each kind. Its output is kept in artifacts/product.log."""
+    if running := running_product():
+        yield Running(*running)
         return
     with started(tmp_path_factory.mktemp("run"), ARTIFACTS / "product.log") as own:
         own.wait_ready()

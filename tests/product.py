@@ -64,20 +64,15 @@ class Product:
     @property
     def engine_url(self) -> str:
         """Where the first model's server listens, without /v1; it is told only while ready."""
-        endpoint = self.status().servers[0].endpoint
-        if endpoint is None:
-            raise NotReadyError(f"no server is ready: {self.status()!r}")
-        return endpoint
+        return engine_url(self.run_dir)
+
+    def engine_url_of(self, model: str) -> str:
+        """Where that model's server listens, without /v1; it is told only while ready."""
+        return engine_url(self.run_dir, model)
 
     def status(self) -> LauncherStatus:
-        """What the launcher says, asked at its own socket.
-
-        Raises:
-            OSError: It does not listen, not yet or not any more.
-        """
-        with contextlib.closing(UnixConnection(control_socket(self.run_dir))) as connection:
-            connection.request("GET", "/v1/status")
-            return LauncherStatus.model_validate_json(connection.getresponse().read())
+        """What the launcher says, asked at its own socket; OSError where it does not listen."""
+        return read_status(self.run_dir)
 
     def metrics(self) -> dict[str, float]:
         """The engine's metrics by name, summed over their labels."""
@@ -90,7 +85,7 @@ class Product:
         return living
 
     def wait_ready(self, within: float = READY_WITHIN) -> None:
-        """Wait until every model is ready.
+        """Wait until every model that loads at startup is ready.
 
         Raises:
             NotReadyError: It ended, a model failed, or the time is up.
@@ -108,7 +103,9 @@ class Product:
         with contextlib.suppress(httpx.TransportError), httpx.Client(base_url=self.url, timeout=5) as client:
             if client.get("/ready").status_code == 200:
                 return True
-            failed = [model for model in client.get("/models").json() if model["state"] == "failed"]
+            failed = [
+                model for model in client.get("/models").json() if model["state"] == "failed" and not model["refused"]
+            ]
             if failed:
                 raise NotReadyError(f"gave up: {failed}\n{self.tail()}")
         return False
@@ -144,6 +141,7 @@ def start(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> P
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)  # another session may still write to the old one
     command = [sys.executable, "-m", "vllm_launcher", "up", "--models", str(models), "--port", str(port)]
+    command.append("--exit-with-parent")  # a session of tests that is killed leaves nothing running
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -166,6 +164,30 @@ def started(run_dir: Path, log: Path) -> Generator[Product]:
     finally:
         left = product.stop()
     assert not left, f"left behind: {left}"
+
+
+def read_status(run_dir: Path) -> LauncherStatus:
+    """What the launcher of that run directory says, asked at its own socket.
+
+    Raises:
+        OSError: It does not listen, not yet or not any more.
+    """
+    with contextlib.closing(UnixConnection(control_socket(run_dir))) as connection:
+        connection.request("GET", "/v1/status")
+        return LauncherStatus.model_validate_json(connection.getresponse().read())
+
+
+def engine_url(run_dir: Path, model: str | None = None) -> str:
+    """Where a model's server listens (the first one's if none is named), without /v1.
+
+    Raises:
+        NotReadyError: It is not ready now.
+    """
+    status = read_status(run_dir)
+    server = status.server(model) if model else status.servers[0]
+    if server is None or server.endpoint is None:
+        raise NotReadyError(f"it is not ready: {server!r}")
+    return server.endpoint
 
 
 def read_metrics(engine_url: str) -> dict[str, float]:

@@ -33,15 +33,15 @@ def environment(**changes: str) -> dict[str, str]:
     return {**_ENVIRONMENT, **changes}
 
 
-def running_product() -> tuple[str, str] | None:
-    """The app's and the engine's URL of a product a developer keeps running, so that a test starts none.
+def running_product() -> tuple[str, Path] | None:
+    """The app's URL and the run directory of a product a developer keeps running, so that a test starts none.
 
-    Set LANGSERVE_VLLM_TEST_URL and LANGSERVE_VLLM_TEST_ENGINE_URL. CI always starts its own.
+    Set LANGSERVE_VLLM_TEST_URL and LANGSERVE_VLLM_TEST_RUN. CI always starts its own.
     """
-    urls = _ENVIRONMENT.get("LANGSERVE_VLLM_TEST_URL"), _ENVIRONMENT.get("LANGSERVE_VLLM_TEST_ENGINE_URL")
-    if in_ci() or not all(urls):
+    url, run_dir = _ENVIRONMENT.get("LANGSERVE_VLLM_TEST_URL"), _ENVIRONMENT.get("LANGSERVE_VLLM_TEST_RUN")
+    if in_ci() or not url or not run_dir:
         return None
-    return str(urls[0]).rstrip("/"), str(urls[1]).rstrip("/")
+    return url.rstrip("/"), Path(run_dir)
 
 
 def browser() -> Path:

@@ -67,7 +67,10 @@ def build_command(  # noqa: PLR0913 - all of them are bound at the start, and ea
 
 
 def flag_arguments(flags: Mapping[str, Flag]) -> Iterator[str]:
-    """Flags as arguments: true is the bare flag, false its ``no-`` form, null nothing, a list several values."""
+    """Flags as arguments.
+
+    True is the bare flag, false its ``no-`` form, null nothing, a list several values, an object JSON.
+    """
     for name, value in flags.items():
         match value:
             case None:
@@ -97,7 +100,7 @@ def _arguments(server: PlannedServer, spec: ModelSpec, port: int | str, tokenize
 
 
 def _text(value: Flag) -> str:
-    return json.dumps(value) if isinstance(value, float) else str(value)
+    return json.dumps(value) if isinstance(value, float | dict) else str(value)
 
 
 def _inherit(environment: Mapping[str, str], python: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ The states of a server, and what each one promises::
     absent ──▶ fetching ──▶ starting ──▶ warming ──▶ ready ──▶ draining ──▶ stopped
                   ▲             │           │          │
                   └── back-off ─┴───────────┴──────────┘  (an exit nobody asked for)
+                                          ready ──▶ asleep ──▶ warming  (where vLLM has sleep mode)
                                                        └──▶ failed  (too often: reason and hint say why)
 
 absent    nothing was asked of it yet; ``ensure_ready`` starts it
@@ -12,6 +13,7 @@ fetching  its engine is being installed or its weights fetched; no process
 starting  a process exists, or is about to (``phase`` tells a queue or a back-off); it answers nothing yet
 warming   it answers /health, and has not generated a token
 ready     it has just generated a token: the only state with an ``endpoint``
+asleep    its process lives, its GPU memory is given back; ``ensure_ready`` wakes it faster than a start would
 draining  the endpoint is withdrawn, requests under way may finish, nothing new is sent to it
 stopped   asked to end, and no process of it is left
 failed    given up on, no process of it is left; ``reason`` says why, ``hint`` what to do where that is known; it
@@ -24,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from vllm_launcher.progress import Progress
 
-State = Literal["absent", "fetching", "starting", "warming", "ready", "draining", "stopped", "failed"]
+State = Literal["absent", "fetching", "starting", "warming", "ready", "asleep", "draining", "stopped", "failed"]
 
 
 class ServerStatus(BaseModel):
@@ -50,8 +52,24 @@ class ServerStatus(BaseModel):
     """Why the last attempt ended: the engine's last meaningful log line."""
     hint: str | None = None
     """What a person can do about ``reason``."""
+    refused: bool = False
+    """Failed without an attempt: the plan has no place for it on this machine."""
     memory_bytes: int | None = None
     """Resident memory of its process tree."""
+    requests: int | None = None
+    """Requests it is computing or has queued, at the last look."""
+    tokens_per_second: float | None = None
+    """Generated tokens a second, between the last two looks."""
+    cache_usage: float | None = None
+    """Part of its KV cache that is in use: 0 to 1."""
+    last_used: float | None = None
+    """When it last had a request: unix seconds; None before the first one."""
+    pinned: bool = False
+    """Never unloaded for another's sake."""
+    needs: dict[str, int] = {}
+    """Bytes it takes while loaded, by pool: ``gpu:0`` …, ``cpu``."""
+    replicas: tuple["ServerStatus", ...] = ()
+    """Its replicas where it has several; the endpoint above is then the router in front of them."""
 
     @model_validator(mode="after")
     def _check_endpoint(self) -> Self:
@@ -70,6 +88,12 @@ class LauncherStatus(BaseModel):
     started_at: float
     """Unix seconds."""
     servers: tuple[ServerStatus, ...] = ()
+    generation: int = 0
+    """Grows with every change of the list of models that was taken over while running."""
+    problem: str | None = None
+    """Why the last edit of the list of models was not taken over; None once one was."""
+    capacity: dict[str, int] = {}
+    """Bytes that servers may take in all, by pool."""
 
     def server(self, model: str) -> ServerStatus | None:
         """The status of one model, or None if the registry has no such model."""

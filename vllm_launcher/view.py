@@ -21,6 +21,7 @@ STYLES: dict[State, str] = {
     "starting": "yellow",
     "warming": "yellow",
     "ready": "green",
+    "asleep": "blue",
     "draining": "magenta",
     "stopped": "dim",
     "failed": "bold red",
@@ -37,7 +38,7 @@ def table(status: LauncherStatus, *, now: float | None = None) -> Table:
     for server in status.servers:
         grid.add_row(
             server.model,
-            Text(server.state, style=STYLES[server.state]),
+            Text("not served", style="dim") if server.refused else Text(server.state, style=STYLES[server.state]),
             describe(server),
             size(server.memory_bytes) if server.memory_bytes else "",
             str(server.restarts),
@@ -132,4 +133,5 @@ def milestone(server: ServerStatus) -> tuple[str, str, int]:
 def line(server: ServerStatus) -> str:
     """One server in one line."""
     told = describe(server)
-    return f"{server.model}: {server.state}" + (f" - {told}" if told else "")
+    state = "not served" if server.refused else server.state
+    return f"{server.model}: {state}" + (f" - {told}" if told else "")

@@ -13,6 +13,7 @@ from vllm_launcher.registry import Registry, load_registry
 DOCUMENT = Path(__file__).parents[2] / "docs/planning.md"
 BEGIN, END = "<!-- plans: begin -->\n", "<!-- plans: end -->\n"
 MACHINES = Path(__file__).with_name("machines")
+MODELS = Path(__file__).parents[2] / "models.json"
 NAMES = ("none", "1x24", "2x80", "4x48", "8x80", "mixed", "partly-used", "old")
 
 
@@ -22,8 +23,8 @@ def recorded(name: str) -> Hardware:
 
 
 def mission() -> Registry:
-    """The list of models that is planned on the recorded machines."""
-    return load_registry(MACHINES / "mission.models.json")
+    """The product's own list of models."""
+    return load_registry(MODELS)
 
 
 def entry(repo: str = "Qwen/Qwen3-8B", **fields: Any) -> dict[str, Any]:

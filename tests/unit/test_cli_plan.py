@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.unit.planning import MACHINES, recorded
+from tests.unit.planning import MACHINES, MODELS, recorded
 from vllm_launcher.__main__ import cli
 from vllm_launcher.doctor import Diagnosis
 from vllm_launcher.planning.plan_report import PlanReport
 
-MISSION = ("--models", str(MACHINES / "mission.models.json"))
+MISSION = ("--models", str(MODELS))
 ONE = '{"models": [{"id": "m", "source": {"type": "hub", "repo": "Qwen/Qwen3-8B"}}]}'
 
 

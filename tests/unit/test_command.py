@@ -44,6 +44,7 @@ def test_vllm_omni_has_a_command_of_its_own() -> None:
         ("a b", ["--x", "a b"]),
         ("-a", ["--x=-a"]),
         (["a", "b"], ["--x", "a", "b"]),
+        ({"a": 1, "b": True}, ["--x", '{"a": 1, "b": true}']),
     ],
 )
 def test_flags_become_arguments(value: Flag, arguments: list[str]) -> None:

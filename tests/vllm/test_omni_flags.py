@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.surroundings import missing
+from tests.surroundings import ROOT, missing
 from vllm_launcher.command import build_command
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.planning.plan import plan
@@ -75,9 +75,9 @@ async def check(python: Path, asked: list[list[list[str]]], home: Path) -> list[
 
 def planned() -> list[list[str]]:
     """The arguments of every vLLM-Omni server planned on every recorded machine."""
-    registry = load_registry(MACHINES / "mission.models.json")
+    registry = load_registry(ROOT / "models.json")
     found: list[list[str]] = []
-    for machine in sorted(path for path in MACHINES.glob("*.json") if path.name != "mission.models.json"):
+    for machine in sorted(MACHINES.glob("*.json")):
         for server in plan(registry, Hardware.model_validate_json(machine.read_text())).servers:
             spec = registry.get(server.model)
             if spec is not None and server.engine.startswith("vllm-omni"):

@@ -37,6 +37,16 @@ class ServerSpec:
     refusal: LauncherError | None = None
     """Why there will be no server: it does not fit, for example. Shown as failed, never started."""
     image_size: str = "256x256"
+    needs: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Bytes it takes while loaded, by pool (``gpu:0``, ``cpu``); nothing of an external one."""
+    pinned: bool = False
+    """Never unloaded for another's sake, nor for idleness."""
+    idle_seconds: float | None = None
+    """Unloaded after so long without a request."""
+    sleep: int | None = None
+    """The level of vLLM's sleep mode that it is put to instead of being stopped."""
+    fingerprint: str = ""
+    """Changes when its command, engine or weights do: a server with another one has to be started anew."""
 
 
 class Process(Protocol):

@@ -142,4 +142,5 @@ def _first_status(spec: ServerSpec) -> ServerStatus:
     status = ServerStatus(model=spec.model, served_name=spec.served_name, since=time.time())
     if spec.refusal is None:
         return status
-    return status.model_copy(update={"state": "failed", "reason": spec.refusal.reason, "hint": spec.refusal.hint})
+    told = {"state": "failed", "reason": spec.refusal.reason, "hint": spec.refusal.hint, "refused": True}
+    return status.model_copy(update=told)

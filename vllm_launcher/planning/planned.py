@@ -42,7 +42,9 @@ class PlannedServer:
 
     ``flags`` and ``env`` are complete but for what is bound at the start. ``available`` is what the device had to
     give when this server was placed. ``plugins`` are packages its engine's environment has to hold.
-    ``dequantize``: its GGUF is turned into a plain checkpoint before it is served.
+    ``dequantize``: its GGUF is turned into a plain checkpoint before it is served. ``shares``: it does not fit beside
+    all the others, so it is loaded when it is asked for, and others make room. ``sleep``: the level it is put to
+    sleep at instead of being stopped. ``replica`` counts from 0 among the servers of one model.
     """
 
     model: str
@@ -61,6 +63,14 @@ class PlannedServer:
     dequantize: bool = False
     facts_from: str = "nothing"
     on_demand: bool = False
+    shares: bool = False
+    sleep: int | None = None
+    replica: int = 0
+
+    @property
+    def needs(self) -> Mapping[str, int]:
+        """Bytes it takes while loaded, by pool: ``gpu:0``, ``gpu:1`` …, or ``cpu`` where it runs without a GPU."""
+        return dict.fromkeys([f"gpu:{index}" for index in self.gpus] or ["cpu"], self.memory.total)
 
     def reason(self, what: str) -> str | None:
         """Why that was chosen."""
@@ -82,6 +92,8 @@ class Plan:
 
     servers: tuple[PlannedServer, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+    capacity: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Bytes that servers may take in all, by pool (``PlannedServer.needs``)."""
 
     def server(self, model: str) -> PlannedServer | None:
         """The server of that model."""

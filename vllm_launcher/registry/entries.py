@@ -7,10 +7,10 @@ What one field cannot know of another is in ``contradictions.py``.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Task = Literal["chat", "vision-chat", "image-generation", "embedding"]
-Flag = str | int | float | bool | None | list[str]
+Flag = str | int | float | bool | None | list[str] | dict[str, JsonValue]
 Flags = dict[str, Flag]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -80,7 +80,7 @@ FlagsField = Annotated[
     Flags,
     Field(
         description='Server flags without the dashes: {"max-model-len": 4096}. They win over what the plan chose; '
-        "null drops a planned flag."
+        "null drops a planned flag, an object is passed as JSON."
     ),
 ]
 EnvironmentField = Annotated[
@@ -177,6 +177,23 @@ class Limits(Entry):
     max_pixels: Annotated[int, Field(ge=1, description="Pixels of one image, given or asked for.")] | None = None
 
 
+class Residency(Entry):
+    """How long a loaded server stays where there are more models than memory."""
+
+    pinned: bool = Field(
+        default=False, description="Never unloaded, neither to make room for another model nor for idleness."
+    )
+    idle_seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Unloaded after so many seconds without a request. null: stays until its room is needed.",
+    )
+    sleep: Literal[1, 2] | None = Field(
+        default=None,
+        description="Put to sleep instead of stopped where vLLM can (CUDA). 1: weights move to the machine's memory, "
+        "2: weights are dropped and read again. null: stopped.",
+    )
+
+
 Capability = Literal["streaming", "tools", "structured-output", "reasoning", "vision", "images"]
 
 
@@ -212,6 +229,13 @@ class ModelSpec(Entry):
     metadata: Metadata = Field(default_factory=Metadata)
     load: Literal["startup", "on-demand"] = Field(
         "startup", description="startup: fetched and started at once. on-demand: at the first request."
+    )
+    residency: Residency = Field(default_factory=Residency)
+    replicas: int = Field(1, ge=1, le=64, description="Servers of this model; requests are balanced over them.")
+    balance: Literal["load", "prefix", "session"] = Field(
+        "load",
+        description="How requests find a replica. load: the one with the least to do. prefix: the one that has "
+        "most of the prompt in its cache. session: the same one for each session.",
     )
 
     @property

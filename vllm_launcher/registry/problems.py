@@ -65,6 +65,8 @@ def problems_of(error: ValidationError, root: type[BaseModel], located: Located)
     told: set[Path] = set()
     for details in error.errors(include_url=False):
         path, deeper = _path_in(located.value, details["loc"], details["type"])
+        if "flags" in path[:-2]:  # the complaint of one kind of value about a part of it: it is about the flag
+            path, deeper = path[: path.index("flags") + 2], True
         if path in told:
             continue  # the members of a union each complain: one complaint is enough
         told.add(path)
@@ -120,7 +122,7 @@ def _missing_words(_: ErrorDetails, path: Path) -> tuple[str, str]:
 
 
 def _flag_words(_: ErrorDetails, path: Path) -> tuple[str, str]:
-    return f"{_name(path)}: no value of a flag", "write text, a number, true, false, null or a list of texts"
+    return f"{_name(path)}: no value of a flag", "write text, a number, true, false, null, a list of texts or an object"
 
 
 def _literal_words(details: ErrorDetails, path: Path) -> tuple[str, str]:
