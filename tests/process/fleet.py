@@ -53,7 +53,7 @@ class Fleet:
         return lambda port: engine_launch(model, port, self.modes[model], **self.env, **{MARK: self.mark})
 
     @contextlib.asynccontextmanager
-    async def launcher(
+    async def launcher(  # noqa: PLR0913 - what a test may want otherwise
         self,
         *,
         load: str = "startup",
@@ -61,19 +61,34 @@ class Fleet:
         patience: Patience = IMPATIENT,
         policy: RestartPolicy = EAGER,
         graces: Graces = BRISK,
+        room_for: int | None = None,
+        minimum_stay: float = 0.0,
+        desired: Path | None = None,
     ) -> AsyncGenerator[Launcher, None]:
-        """A running launcher, shut down in the end."""
-        specs = [ServerSpec(model, model, load="on-demand" if load != "startup" else "startup") for model in self.modes]
+        """A running launcher, shut down in the end; with memory for so many of its servers."""
         async with Launcher(
-            specs,
+            [self.spec(model, load) for model in self.modes],
             prepare=self.prepare,
             spawn=self.run.spawn,
             health=HttpHealth(start_timeout=start_timeout, patience=patience, poll=0.02, dying=0.3),
             ports=self.ports,
             policy=policy,
             graces=graces,
+            capacity={} if room_for is None else {"cpu": room_for},
+            minimum_stay=minimum_stay,
+            desired=desired,
         ) as launcher:
             yield launcher
+
+    def spec(self, model: str, load: str = "on-demand", *, fingerprint: str = "") -> ServerSpec:
+        """One of its servers, which takes one byte."""
+        return ServerSpec(
+            model,
+            model,
+            load="startup" if load == "startup" else "on-demand",
+            needs={"cpu": 1},
+            fingerprint=fingerprint,
+        )
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of this fleet's engines, guards included."""

@@ -1,11 +1,12 @@
 """In-memory stand-ins for everything a launcher touches, scripted by the test. No process, no network, no waiting."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vllm_launcher.errors import ServerFailed
-from vllm_launcher.keeping.health import Exits, Target, until_exit
+from vllm_launcher.errors import NotReady, ServerFailed
+from vllm_launcher.keeping.health import Exits, OnSample, Target, until_exit
 from vllm_launcher.keeping.launcher import Build, ServerSpec
 from vllm_launcher.processes.process import Launch
 from vllm_launcher.progress import Progress, Report
@@ -96,6 +97,8 @@ class FakeHealth:
     hung: asyncio.Queue[ServerFailed] = field(default_factory=asyncio.Queue[ServerFailed])
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     log: list[str] = field(default_factory=list[str])
+    watchers: dict[str, "asyncio.Future[OnSample]"] = field(default_factory=dict[str, "asyncio.Future[OnSample]"])
+    sleepless: bool = False
 
     def __post_init__(self) -> None:
         self.idle.set()
@@ -105,15 +108,38 @@ class FakeHealth:
         self.log.append(f"ask {target.served_name}")
         await until_exit(self._become_ready(on_warming), process)
 
-    async def watch(self, target: Target) -> None:
+    async def watch(self, target: Target, on_sample: OnSample) -> None:
         """See ``health.Health``."""
-        del target
+        if not (watcher := self._watcher(target.served_name)).done():
+            watcher.set_result(on_sample)
         raise await self.hung.get()
 
-    async def wait_idle(self, target: Target, timeout: float) -> None:  # noqa: ASYNC109 - as in Health
+    async def wait_idle(self, target: Target, timeout: float | None) -> None:  # noqa: ASYNC109 - as in Health
         """See ``health.Health``."""
-        self.log.append(f"wait_idle {target.base_url.rpartition(':')[0]} {timeout:g}")
-        await self.idle.wait()
+        limit = "for ever" if timeout is None else f"{timeout:g}"
+        self.log.append(f"wait_idle {target.base_url.rpartition(':')[0]} {limit}")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.idle.wait()
+
+    async def watcher(self, served_name: str) -> OnSample:
+        """Whom to tell of a look at the first server of that name, once it is ready."""
+        return await asyncio.shield(self._watcher(served_name))
+
+    async def sleep(self, target: Target, level: int) -> None:
+        """See ``health.Health``."""
+        self.log.append(f"sleep {target.served_name} {level}")
+        if self.sleepless:
+            raise NotReady("It answered /sleep with 500.")
+
+    async def wake(self, target: Target, level: int) -> None:
+        """See ``health.Health``."""
+        self.log.append(f"wake {target.served_name} {level}")
+
+    def _watcher(self, served_name: str) -> "asyncio.Future[OnSample]":
+        if served_name not in self.watchers:
+            self.watchers[served_name] = asyncio.get_running_loop().create_future()
+        return self.watchers[served_name]
 
     async def _become_ready(self, on_warming: Callable[[], None]) -> None:
         if not self.automatic:

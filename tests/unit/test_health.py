@@ -6,8 +6,9 @@ import pytest
 
 from tests.unit.fakes import FakeProcess
 from vllm_launcher.errors import NotReady, ServerExited
-from vllm_launcher.keeping.health import read_metrics, until_exit
-from vllm_launcher.keeping.stall import Patience, Sample, StallWatch
+from vllm_launcher.keeping.health import until_exit
+from vllm_launcher.keeping.metrics import Sample, read_metrics
+from vllm_launcher.keeping.stall import Patience, StallWatch
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -27,7 +28,32 @@ vllm:iteration_tokens_total_sum{engine="0",model_name="smollm2"} 580.0
 
 def test_metrics_become_a_sample() -> None:
     """Engines are added up; names that only begin the same are not taken."""
-    assert read_metrics(METRICS) == Sample(busy=True, moved=37.0 + 150.0 + 148.0)
+    moved = 37.0 + 150.0 + 148.0
+    assert read_metrics(METRICS) == Sample(busy=True, moved=moved, requests=1, tokens=150.0, handled=moved)
+
+
+OMNI = """\
+vllm_omni:num_requests_running{model_name="m"} 1.0
+vllm_omni:num_requests_waiting{model_name="m"} 1.0
+vllm_omni:requests_success_total{finished_reason="stop",model_name="m"} 3.0
+vllm_omni:prompt_tokens_total{model_name="m"} 0.0
+vllm_omni:generation_tokens_total{model_name="m"} 0.0
+"""
+
+
+def test_an_image_server_counts_pictures() -> None:
+    """No token moves while it draws, and a picture may take minutes: that is no stall yet."""
+    sample = read_metrics(OMNI)
+    assert (sample.requests, sample.moved, sample.slow) == (2, 3.0, True)
+    watch = StallWatch(Patience(stalled=10.0, slow=100.0), 0.0)
+    watch.observe(sample, 0.0)
+    assert watch.observe(sample, 99.0) == "fine"
+    assert watch.observe(sample, 100.0) == "stalled"
+
+
+def test_the_cache_in_use_is_told() -> None:
+    """As vLLM gives it: a part of one."""
+    assert read_metrics('vllm:kv_cache_usage_perc{engine="0"} 0.25\n').cache_usage == 0.25
 
 
 def test_waiting_requests_make_a_server_busy() -> None:

@@ -1,51 +1,15 @@
 """The launcher against a scripted world: what each state promises, and what is done in which order."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 
 from tests.unit.fakes import World, spec
+from tests.unit.launching import launching, until
 from vllm_launcher.errors import Hung, LauncherError, NotReady, ServerFailed, UnknownModel
-from vllm_launcher.keeping.launcher import External, Graces, Launcher, ServerSpec
+from vllm_launcher.keeping.launcher import External, ServerSpec
 from vllm_launcher.keeping.restart import RestartPolicy
-from vllm_launcher.status import ServerStatus, State
-
-DEADLINE = 5.0
-GRACES = Graces(settle=0.0, drain=7.0, ready=3.0, starting=1.0)
-
-
-@contextlib.asynccontextmanager
-async def launching(
-    world: World, *specs: ServerSpec, policy: RestartPolicy | None = None
-) -> AsyncGenerator[Launcher, None]:
-    """A launcher in a scripted world; what it holds at its end is checked."""
-    async with Launcher(
-        specs or [spec()],
-        prepare=world.prepare,
-        spawn=world.spawn,
-        health=world.health,
-        ports=world.ports,
-        clock=world.clock,
-        policy=policy,
-        graces=GRACES,
-    ) as launcher:
-        yield launcher
-    assert not world.ports.held
-    assert not [process for process in world.processes if process.alive]
-
-
-async def until(launcher: Launcher, wanted: State | Callable[[ServerStatus], bool], model: str = "m") -> ServerStatus:
-    """Wait until a server is as wanted."""
-    async with asyncio.timeout(DEADLINE):
-        async for status in launcher.events():
-            server = status.server(model)
-            assert server is not None
-            if wanted(server) if callable(wanted) else server.state == wanted:
-                return server
-    raise AssertionError(f"not {wanted}: {launcher.status()}")
 
 
 async def test_a_server_goes_from_absent_through_every_state_to_ready() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from vllm_launcher import __version__
 from vllm_launcher.errors import UnknownModel
@@ -22,6 +22,9 @@ class Board:
 
     def __init__(self, servers: Iterable[ServerStatus]) -> None:
         self._servers = {server.model: server for server in servers}
+        self._generation = 0
+        self._problem: str | None = None
+        self._capacity: dict[str, int] = {}
         self._started_at = time.time()
         self._version = 0
         self._changed = asyncio.Event()
@@ -34,17 +37,46 @@ class Board:
         return self._servers[model]
 
     def put(self, status: ServerStatus, *, minor: bool = False) -> None:
-        """Replace one server's status; a ``minor`` change is told within COALESCE seconds, any other at once."""
+        """Replace one server's status; a ``minor`` change is told within COALESCE seconds, any other at once.
+
+        A model that is not in the list any more, and drains, is not told of.
+        """
+        if status.model not in self._servers:
+            return
         self._servers[status.model] = status
         if not minor:
             self._tell()
         elif self._pending is None:
             self._pending = asyncio.get_running_loop().call_later(COALESCE, self._tell)
 
+    def arrange(self, servers: Iterable[ServerStatus], capacity: Mapping[str, int]) -> None:
+        """Another list of models, in this order: those already here keep their status, the others are forgotten."""
+        self._servers = {server.model: self._servers.get(server.model, server) for server in servers}
+        self._capacity = dict(capacity)
+        self._generation += 1
+        self._problem = None
+        self._tell()
+
+    def note(self, problem: str | None) -> None:
+        """Why the last edit of the list of models was not taken over."""
+        if problem != self._problem:
+            self._problem = problem
+            self._tell()
+
+    def limit(self, capacity: Mapping[str, int]) -> None:
+        """What servers may take in all, by pool."""
+        self._capacity = dict(capacity)
+
     def snapshot(self) -> LauncherStatus:
         """Everything, as of now."""
         return LauncherStatus(
-            version=__version__, pid=os.getpid(), started_at=self._started_at, servers=tuple(self._servers.values())
+            version=__version__,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            servers=tuple(self._servers.values()),
+            generation=self._generation,
+            problem=self._problem,
+            capacity=self._capacity,
         )
 
     async def changes(self, heartbeat: float | None = None) -> AsyncIterator[LauncherStatus]:

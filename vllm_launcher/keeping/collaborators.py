@@ -41,6 +41,8 @@ class ServerSpec:
     """Bytes it takes while loaded, by pool (``gpu:0``, ``cpu``); nothing of an external one."""
     pinned: bool = False
     """Never unloaded for another's sake, nor for idleness."""
+    shares: bool = False
+    """It does not fit beside all the others: at startup it is loaded only if there is room."""
     idle_seconds: float | None = None
     """Unloaded after so long without a request."""
     sleep: int | None = None
@@ -128,8 +130,8 @@ class Graces:
 
     settle: float = 0.2
     """Between the withdrawal of its endpoint and the first look whether it is idle: the app has to hear of it."""
-    drain: float = 30.0
-    """For the requests under way."""
+    drain: float | None = 30.0
+    """For the requests under way; None: as long as they take."""
     ready: float = 10.0
     """After SIGTERM."""
     starting: float = 1.0

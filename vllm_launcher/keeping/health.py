@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, cast
 
 import aiohttp
 
 from vllm_launcher.errors import Hung, NotReady, ServerExited
-from vllm_launcher.keeping.stall import Patience, Sample, StallWatch
+from vllm_launcher.keeping.metrics import Sample, read_metrics
+from vllm_launcher.keeping.stall import Patience, StallWatch
 from vllm_launcher.registry import Task
 
 POLL = 0.25
@@ -49,6 +50,10 @@ class Target:
     """The smallest picture that an image model draws."""
 
 
+OnSample = Callable[[Sample], None]
+"""Told of every look at a ready server."""
+
+
 class Health(Protocol):
     """What the launcher asks of this module. Tests bring a scripted one."""
 
@@ -56,12 +61,20 @@ class Health(Protocol):
         """Return when the server has generated a token; raise ServerFailed when it will not."""
         ...
 
-    async def watch(self, target: Target) -> None:
+    async def watch(self, target: Target, on_sample: OnSample) -> None:
         """Watch a ready server for as long as it makes progress; raise Hung when it stops."""
         ...
 
-    async def wait_idle(self, target: Target, timeout: float) -> None:  # noqa: ASYNC109 - a wait, not a failure
+    async def wait_idle(self, target: Target, timeout: float | None) -> None:  # noqa: ASYNC109 - a wait, not a failure
         """Return when no request is under way, after ``timeout`` seconds at the latest."""
+        ...
+
+    async def sleep(self, target: Target, level: int) -> None:
+        """Have a server without requests give its GPU memory back; raise NotReady when it does not."""
+        ...
+
+    async def wake(self, target: Target, level: int) -> None:
+        """Have it take its memory again, its weights included; raise NotReady when it does not."""
         ...
 
 
@@ -85,29 +98,59 @@ class HttpHealth:
         """See ``Health``; fails at once when ``process`` ends."""
         await until_exit(self._become_ready(target, on_warming), process, dying=self._dying)
 
-    async def watch(self, target: Target) -> None:
+    async def watch(self, target: Target, on_sample: OnSample) -> None:
         """See ``Health``."""
-        watch = StallWatch(self._patience, _now())
+        watch, probed = StallWatch(self._patience, _now()), False
         async with _session(target) as session:
             while True:
                 await asyncio.sleep(self._patience.poll)
                 sample = await _sample(session, target, self._patience.answer)
+                if sample is not None:
+                    on_sample(replace(sample, probed=probed))
+                    probed = False
                 match watch.observe(sample, _now()):
                     case "fine":
                         pass
                     case "probe":
                         await self._probe(session, target)
+                        probed = True
                     case "stalled":
                         raise Hung(f"Requests are under way, and no token for {self._patience.stalled:.0f} s.")
                     case "silent":
                         raise Hung(f"It has not answered for {self._patience.silent:.0f} s.")
 
-    async def wait_idle(self, target: Target, timeout: float) -> None:  # noqa: ASYNC109 - see Health
+    async def wait_idle(self, target: Target, timeout: float | None) -> None:  # noqa: ASYNC109 - see Health
         """See ``Health``. A server that does not tell counts as idle."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout), _session(target) as session:
                 while (sample := await _sample(session, target, self._patience.answer)) is not None and sample.busy:  # noqa: ASYNC110
                     await asyncio.sleep(self._poll)
+
+    async def sleep(self, target: Target, level: int) -> None:
+        """See ``Health``; vLLM's development endpoints, which is why engines listen on loopback only."""
+        await self._command(target, f"/sleep?level={level}&mode=wait")
+
+    async def wake(self, target: Target, level: int) -> None:
+        """See ``Health``. Level 2 dropped the weights: they are read again before the cache is made."""
+        if level == 1:
+            await self._command(target, "/wake_up")
+            return
+        await self._command(target, "/wake_up?tags=weights")
+        await self._command(target, "/collective_rpc", {"method": "reload_weights"})
+        await self._command(target, "/wake_up?tags=kv_cache")
+
+    async def _command(self, target: Target, path: str, body: dict[str, str] | None = None) -> None:
+        what = path.partition("?")[0]
+        try:
+            async with (
+                asyncio.timeout(self._start_timeout),
+                _session(target) as session,
+                session.post(target.base_url + path, json=body) as response,
+            ):
+                if response.status != 200:  # noqa: PLR2004 - OK
+                    raise NotReady(f"It answered {what} with {response.status}: {await _error_text(response)}")
+        except NO_ANSWER as error:
+            raise NotReady(f"It gave no answer to {what}: {error or type(error).__name__}") from error
 
     async def _become_ready(self, target: Target, on_warming: Callable[[], None]) -> None:
         step = "answered /health"
@@ -244,24 +287,6 @@ async def _sample(session: aiohttp.ClientSession, target: Target, within: float)
         if await _alive(session, target, within):
             return Sample(busy=False, moved=None)
     return None
-
-
-def read_metrics(text: str) -> Sample:
-    """Read vLLM's /metrics (Prometheus text format); engines of one server are added up."""
-    waiting = _total(text, "vllm:num_requests_running") or 0.0
-    waiting += _total(text, "vllm:num_requests_waiting") or 0.0
-    counters = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:iteration_tokens_total_count")
-    moved = [total for name in counters if (total := _total(text, name)) is not None]
-    return Sample(busy=waiting > 0, moved=sum(moved) if moved else None)
-
-
-def _total(text: str, name: str) -> float | None:
-    values = [
-        float(line.rpartition(" ")[2])
-        for line in text.splitlines()
-        if line.startswith(name) and line[len(name) : len(name) + 1] in ("{", " ")
-    ]
-    return sum(values) if values else None
 
 
 async def _error_text(response: aiohttp.ClientResponse) -> str:

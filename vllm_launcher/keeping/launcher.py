@@ -9,6 +9,8 @@ Wiring, as the command line does it (``service.serve`` runs the parts in their o
             spawn=run.spawn,
             health=HttpHealth(),
             ports=PortTable(reserved=[app_port]),
+            capacity=plan.capacity,                          # bytes that servers may take in all, by pool
+            desired=run.path / "desired.json",               # what is loaded, for the next launcher
         )
         control = ControlServer(launcher, run.control_socket)
         app = SupervisedChild("app", launch, spawn=run.spawn)
@@ -21,8 +23,9 @@ must die then (``process.run`` sees to that).
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
 from typing import Self
 
 from vllm_launcher.errors import UnknownModel
@@ -40,16 +43,23 @@ from vllm_launcher.keeping.collaborators import (
     Spawn,
     Tools,
 )
+from vllm_launcher.keeping.desired import Desired, DesiredState
 from vllm_launcher.keeping.health import Health
 from vllm_launcher.keeping.keeper import Keeper
 from vllm_launcher.keeping.ports import PortTable
+from vllm_launcher.keeping.reporter import first_status
 from vllm_launcher.keeping.restart import RestartPolicy
+from vllm_launcher.keeping.room import MINIMUM_STAY, Room
 from vllm_launcher.status import LauncherStatus, ServerStatus
 
 __all__ = ["Build", "External", "Graces", "Launcher", "Prepare", "Process", "ServerSpec", "Spawn"]
 
 QUICK = Graces(settle=0.0, drain=2.0, ready=5.0, starting=0.5)
 """When everything ends: the app, which knew the endpoints, is gone already."""
+
+
+SETTLED = ("ready", "failed", "stopped", "absent")
+"""States from which a server does not get ready by itself."""
 
 
 class Launcher:
@@ -67,10 +77,12 @@ class Launcher:
         policy: RestartPolicy | None = None,
         graces: Graces | None = None,
         starting_at_once: int = 1,
+        capacity: Mapping[str, int] | None = None,
+        minimum_stay: float = MINIMUM_STAY,
+        desired: Path | None = None,
     ) -> None:
-        self._specs = {spec.model: spec for spec in specs}
-        self._board = Board(_first_status(spec) for spec in self._specs.values())
-        tools = Tools(
+        listed = list(specs)
+        self._tools = Tools(
             prepare=prepare,
             spawn=spawn,
             health=health,
@@ -80,22 +92,33 @@ class Launcher:
             policy=policy or RestartPolicy(),
             graces=graces or Graces(),
         )
-        self._keepers = {model: Keeper(spec, self._board, tools) for model, spec in self._specs.items()}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._board = Board(first_status(spec) for spec in listed)
+        self._board.limit(capacity or {})
+        self._room = Room(capacity or {}, self._tools.clock, stay=minimum_stay)
+        self._keepers = {spec.model: self._keeper_of(spec) for spec in listed}
+        self._leaving: list[Keeper] = []
+        self._unloaded: set[str] = set()
+        self._desired = DesiredState(desired, self._wanted)
+        self._applying = asyncio.Lock()
+        self._stack = contextlib.AsyncExitStack()
+        self._sharing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self.start()
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.shutdown()
 
-    def start(self) -> None:
-        """Begin to keep: what loads at start-up is wanted from now on."""
+    async def start(self) -> None:
+        """Begin to keep: what loads at startup is wanted from now on, and what the last launcher had loaded."""
+        before = await asyncio.to_thread(self._desired.read)
+        self._unloaded = {model for model in before.unloaded if model in self._keepers}
         for model, keeper in self._keepers.items():
-            self._tasks.append(asyncio.create_task(keeper.keep(), name=f"keep {model}"))
-            if self._specs[model].load == "startup":
-                keeper.want()
+            self._begin(keeper, loaded=model in before.loaded)
+        await self._stack.enter_async_context(self._desired)
+        self._desired.note()
+        self._sharing = asyncio.create_task(self._fill(), name="load what there is room for")
 
     def ensure_ready(self, model: str, *, retry: bool = False) -> ServerStatus:
         """Have ``model`` ready as soon as it can be; its status as of now. Asking again costs nothing.
@@ -104,13 +127,51 @@ class Launcher:
         """
         keeper = self._keeper(model)
         keeper.want(retry=retry)
+        self._unloaded.discard(model)
+        self._desired.note()
         return keeper.status
 
     async def unload(self, model: str) -> ServerStatus:
         """Drain and stop ``model``; returns when nothing of it is left."""
         keeper = self._keeper(model)
+        if keeper.spec.load == "startup":
+            self._unloaded.add(model)
         await keeper.release()
+        self._desired.note()
         return keeper.status
+
+    async def restart(self, model: str) -> ServerStatus:
+        """Drain and stop ``model``, and have it ready again; a failed one is revived. Returns once it is on its way."""
+        keeper = self._keeper(model)
+        await keeper.release()
+        return self.ensure_ready(model, retry=True)
+
+    async def apply(self, specs: Iterable[ServerSpec], capacity: Mapping[str, int]) -> None:
+        """Keep these servers from now on: new ones come, others go, those with another fingerprint start anew.
+
+        The status tells of it at once; returns when what had to go is gone. Servers that are the same go on as if
+        nothing had happened.
+        """
+        async with self._applying:
+            listed = {spec.model: spec for spec in specs}
+            known = {model: keeper for model, keeper in self._keepers.items() if model in listed}
+            self._leaving = [keeper for model, keeper in self._keepers.items() if model not in listed]
+            self._board.arrange(map(first_status, listed.values()), capacity)
+            self._room.resize(capacity)
+            self._keepers = {model: known.get(model) or self._keeper_of(spec) for model, spec in listed.items()}
+            for model, keeper in self._keepers.items():
+                if model not in known:
+                    self._begin(keeper)
+            await asyncio.gather(
+                *(keeper.close() for keeper in self._leaving),
+                *(keeper.replace(listed[model]) for model, keeper in known.items()),
+            )
+            self._leaving = []
+            self._desired.note()
+
+    def note_problem(self, problem: str | None) -> None:
+        """Why the last edit of the list of models was not taken over, for everybody to see."""
+        self._board.note(problem)
 
     def status(self) -> LauncherStatus:
         """Everything, as of now."""
@@ -125,11 +186,11 @@ class Launcher:
 
     async def shutdown(self, graces: Graces = QUICK) -> None:
         """Stop every server, and return when no process is left."""
-        await asyncio.gather(*(keeper.release(graces) for keeper in self._keepers.values()))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await self._stack.aclose()  # first: what is released now was wanted until the end
+        if self._sharing is not None:
+            self._sharing.cancel()
+            await asyncio.gather(self._sharing, return_exceptions=True)
+        await asyncio.gather(*(keeper.close(graces) for keeper in [*self._keepers.values(), *self._leaving]))
         self._board.close()
 
     def _keeper(self, model: str) -> Keeper:
@@ -137,10 +198,26 @@ class Launcher:
             raise UnknownModel(model)
         return self._keepers[model]
 
+    def _keeper_of(self, spec: ServerSpec) -> Keeper:
+        return Keeper(spec, self._board, self._tools, self._room)
 
-def _first_status(spec: ServerSpec) -> ServerStatus:
-    status = ServerStatus(model=spec.model, served_name=spec.served_name, since=time.time())
-    if spec.refusal is None:
-        return status
-    told = {"state": "failed", "reason": spec.refusal.reason, "hint": spec.refusal.hint, "refused": True}
-    return status.model_copy(update=told)
+    def _begin(self, keeper: Keeper, *, loaded: bool = False) -> None:
+        """Begin to keep, and to load what is to be loaded at once."""
+        keeper.start()
+        spec = keeper.spec
+        if loaded or (spec.load == "startup" and not spec.shares and spec.model not in self._unloaded):
+            keeper.want(polite=spec.shares)
+
+    async def _fill(self) -> None:
+        """Load the startup models that share their memory, once those that have theirs for sure are settled."""
+        async for status in self._board.changes():
+            sure = [model for model, keeper in self._keepers.items() if keeper.wanted and not keeper.spec.shares]
+            if all((server := status.server(model)) is None or server.state in SETTLED for model in sure):
+                break
+        for model, keeper in self._keepers.items():
+            if keeper.spec.load == "startup" and keeper.spec.shares and model not in self._unloaded:
+                keeper.want(polite=True)
+
+    def _wanted(self) -> Desired:
+        loaded = tuple(model for model, keeper in self._keepers.items() if keeper.wanted)
+        return Desired(loaded=loaded, unloaded=tuple(sorted(self._unloaded)))

@@ -8,6 +8,8 @@ own steps), so after a long silence one token is asked for.
 from dataclasses import dataclass
 from typing import Literal
 
+from vllm_launcher.keeping.metrics import Sample
+
 Verdict = Literal["fine", "probe", "stalled", "silent"]
 """fine; ask it for one token; requests under way and nothing moves; it does not even answer."""
 
@@ -22,20 +24,14 @@ class Patience:
     """For an answer that needs no computing."""
     stalled: float = 120.0
     """With requests under way and no counter moving. The longest step of a large model on a CPU must fit."""
+    slow: float = 1800.0
+    """The same where only whole requests are counted: a picture of many steps."""
     silent: float = 60.0
     """Without an answer to /metrics or /health."""
     idle: float | None = 300.0
     """Idle time after which one token is asked for; None: never."""
     probe: float = 120.0
     """For that token."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """``busy``: requests are under way. ``moved``: a number that grows with every step; None where there is none."""
-
-    busy: bool
-    moved: float | None
 
 
 class StallWatch:
@@ -60,7 +56,8 @@ class StallWatch:
         if sample.busy:
             # Counted from the request's arrival too: after an idle hour the counters have stood still for an hour.
             still = now - max(self._progressed, self._idle)
-            return "stalled" if still >= self._patience.stalled else "fine"
+            limit = self._patience.slow if sample.slow else self._patience.stalled
+            return "stalled" if still >= limit else "fine"
         self._idle = now
         idle = self._patience.idle
         return "probe" if idle is not None and now - self._progressed >= idle else "fine"
