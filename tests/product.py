@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import signal
 import socket
 import subprocess  # noqa: TID251 - a test starts the product from outside, as a shell does
@@ -155,10 +156,21 @@ def start(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> P
     return Product(url=f"http://127.0.0.1:{port}", run_dir=run_dir, log=log, process=process, mark=mark)
 
 
+def only(folder: Path, *models: str) -> Path:
+    """A list of models in ``folder`` with these entries of the product's own; the first is served first."""
+    entries = {entry["id"]: entry for entry in json.loads((ROOT / "models.json").read_text())["models"]}
+    for entry in entries.values():
+        if entry["source"]["type"] == "path":
+            entry["source"]["path"] = str(ROOT / entry["source"]["path"])
+    path = folder / "models.json"
+    path.write_text(json.dumps({"models": [entries[model] for model in models]}))
+    return path
+
+
 @contextlib.contextmanager
-def started(run_dir: Path, log: Path) -> Generator[Product]:
+def started(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> Generator[Product]:
     """A product that is stopped at the end, whatever happens; what is left of it then is an error."""
-    product = start(run_dir, log)
+    product = start(run_dir, log, models=models)
     try:
         yield product
     finally:

@@ -21,6 +21,7 @@ LABELS = {
     "starting": "Starting",
     "warming": "Warming up",
     "ready": "Ready",
+    "asleep": "Asleep",
     "draining": "Draining",
     "stopped": "Stopped",
     "failed": "Failed",
@@ -54,6 +55,8 @@ class Card:
     spec: ModelSpec
     task: str
     state: str
+    refused: bool
+    """This machine cannot serve it; ``reason`` says why."""
     phase: str
     progress: Progress | None
     reason: str
@@ -96,6 +99,7 @@ def _card(spec: ModelSpec, status: LauncherStatus | None, base_url: str) -> Card
         spec=spec,
         task=TASKS[spec.task],
         state=server.state if status else UNREACHABLE,
+        refused=server.refused,
         phase=server.phase,
         progress=server.progress,
         reason=scrub(server.reason or ""),

@@ -65,7 +65,9 @@ def create_router(registry: Registry, table: Table) -> APIRouter:
     async def home(request: Request) -> HTMLResponse:
         status = table.snapshot()
         shown = cards(registry, status, str(request.base_url))
-        html = page.render(cards=shown, reachable=status is not None, version=__version__)
+        served = [card for card in shown if not card.refused]
+        refused = [card for card in shown if card.refused]
+        html = page.render(served=served, refused=refused, reachable=status is not None, version=__version__)
         return HTMLResponse(html, headers={**_SECURITY, "Cache-Control": "no-store"})
 
     @router.get("/static/{name}")

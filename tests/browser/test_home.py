@@ -13,13 +13,25 @@ from playwright.async_api import BrowserContext, Locator, Page, Route, expect
 Scheme = Literal["light", "dark"]
 
 
-async def test_the_page_shows_the_real_model_as_ready(page: Page) -> None:
-    """The model of models.json is there, and its state is the server's."""
+async def test_the_page_shows_the_real_models_as_ready(page: Page, product: Any) -> None:
+    """Every model that this machine serves is there with its server's state; the others are folded, with the reason."""
     await page.goto("")
     card = page.locator("[data-model=smollm2]")
     await expect(card).to_contain_text("SmolLM2 135M Instruct")
     await expect(card.locator("[data-label]")).to_have_text("Ready")
-    await expect(page.locator("[data-summary]")).to_have_text("1 of 1 ready")
+    async with httpx.AsyncClient(timeout=10) as client:
+        models = (await client.get(f"{product.url}/models")).json()
+    served = [model for model in models if not model["refused"]]
+    ready = sum(model["ready"] for model in served)
+    await expect(page.locator("[data-summary]")).to_have_text(f"{ready} of {len(served)} ready")
+    for model in models:
+        if model["refused"]:
+            folded = page.locator(f"[data-refused='{model['id']}']")
+            await expect(folded).not_to_be_visible()
+            await expect(folded).to_contain_text(model["reason"])
+    if len(served) < len(models):
+        await page.locator("[data-unserved] summary").click()
+        await expect(page.locator("[data-refused]").first).to_be_visible()
 
 
 class Scripted:
@@ -106,7 +118,7 @@ async def test_a_copy_button_copies_the_whole_call(page: Page, product: Any, slu
     await button.click()
     await expect(button).to_have_text("Copied")
     copied: str = await page.evaluate("navigator.clipboard.readText()")
-    assert copied == await page.locator(f"[data-snippet={slug}]").inner_text()
+    assert copied == await page.locator(f"[data-model=smollm2] [data-snippet={slug}]").inner_text()
     assert f"{product.url}/smollm2" in copied
     await expect(button).to_have_text("Copy")
 
@@ -114,14 +126,16 @@ async def test_a_copy_button_copies_the_whole_call(page: Page, product: Any, slu
 async def test_the_calls_on_the_page_work_as_they_stand(page: Page) -> None:
     """The curl command's request is answered; the Python program parses."""
     await page.goto("")
-    words = shlex.split((await page.locator("[data-snippet=curl]").inner_text()).replace("\\\n", ""))
+    words = shlex.split(
+        (await page.locator("[data-model=smollm2] [data-snippet=curl]").inner_text()).replace("\\\n", "")
+    )
     url, header, data = words[2], words[4], words[6]
     async with httpx.AsyncClient(timeout=120) as client:
         name, _, value = header.partition(": ")
         answer = await client.post(url, content=data, headers={name: value})
     assert answer.status_code == 200
     assert answer.json()["output"]["content"]
-    ast.parse(await page.locator("[data-snippet=python]").inner_text())
+    ast.parse(await card.locator("[data-snippet=python]").inner_text())
 
 
 async def test_every_link_of_the_page_leads_somewhere(page: Page, product: Any) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.processes import eventually, named
-from tests.product import Product, started
+from tests.product import Product, only, started
 from tests.surroundings import ARTIFACTS, running_product
 from tests.vllm.sse import events
 from vllm_launcher.status import LauncherStatus
@@ -56,7 +56,9 @@ async def test_ending_the_launcher_during_start_up_ends_everything(
     tmp_path: Path, deadly: signal.Signals, within: float
 ) -> None:
     """An engine loses a SIGTERM that comes while it starts, and would come up all the same."""
-    with started(tmp_path / "run", ARTIFACTS / f"start-up-{deadly.name}.log") as product:
+    with started(
+        tmp_path / "run", ARTIFACTS / f"start-up-{deadly.name}.log", models=only(tmp_path, "smollm2")
+    ) as product:
         await eventually(lambda: status(product), engine_starts, within=300)
         assert named(product.family(), "vllm.entrypoints"), "no engine process was found, so nothing is proved"
         product.process.send_signal(deadly)
@@ -67,7 +69,8 @@ async def test_ending_the_launcher_during_start_up_ends_everything(
 @pytest.fixture(scope="module")
 async def victim(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Product]:
     """A product of this file alone, ready. The last test kills it."""
-    with started(tmp_path_factory.mktemp("victim"), ARTIFACTS / "victim.log") as product:
+    folder = tmp_path_factory.mktemp("victim")
+    with started(folder / "run", ARTIFACTS / "victim.log", models=only(folder, "smollm2")) as product:
         product.wait_ready()
         yield product
 

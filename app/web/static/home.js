@@ -53,14 +53,25 @@
     find("failure").hidden = state !== "failed";
   }
 
+  /** A model that the page does not have, or that this machine serves only now, is not drawn here. */
+  function isAnotherPage(models) {
+    const has = (name, id) => document.querySelector(`[data-${name}="${CSS.escape(id)}"]`) !== null;
+    return models.some((model) => model.state !== "unreachable" && !has(model.refused ? "refused" : "model", model.id));
+  }
+
   function show(models) {
+    if (isAnotherPage(models)) {
+      location.reload();
+      return;
+    }
     const byId = new Map(models.map((model) => [model.id, model]));
     const cards = [...document.querySelectorAll("[data-model]")];
     for (const card of cards) {
       const model = byId.get(card.dataset.model);
+      card.hidden = !model;
       if (model) showModel(card, model);
     }
-    const states = cards.map((card) => card.dataset.state);
+    const states = cards.filter((card) => !card.hidden).map((card) => card.dataset.state);
     const ready = states.filter((state) => state === "ready").length;
     write(document.querySelector("[data-summary]"), `${ready} of ${states.length} ready`);
     document.querySelector("[data-launcher]").hidden = !states.includes("unreachable");
