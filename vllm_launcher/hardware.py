@@ -41,6 +41,8 @@ class Hardware(BaseModel):
     cores: int
     memory_total: int
     memory_available: int
+    memory_limit: int | None = None
+    """What servers on the processor may take in all, where somebody has set it (LANGSERVE_VLLM_MEMORY)."""
     architecture: str = "x86_64"
     driver: str | None = None
 

@@ -60,6 +60,8 @@ class Project:
 
 def project_of(models: Path, registry: Registry, hardware: Hardware, settings: Settings) -> Project:
     """The plan of a list of models; of what is in the cache, its own config is what is known."""
+    if settings.memory is not None:
+        hardware = hardware.model_copy(update={"memory_limit": int(settings.memory)})
     planned = plan(
         registry, hardware, facts=lambda spec: facts_of(spec, lambda spec: cached_checkpoint(spec, settings))
     )

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from platformdirs import user_cache_path
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, ByteSize, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vllm_launcher.processes.process import Launch
@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     """Control socket, server records and logs of one running launcher; ``<cache>/run`` if not set."""
     offline: bool = Field(default=False, validation_alias=AliasChoices("LANGSERVE_VLLM_OFFLINE", "HF_HUB_OFFLINE"))
     """Never reach for the network: what is not in the cache is an error."""
+    memory: ByteSize | None = None
+    """What servers on the processor may take in all: bytes, or for example ``6GiB``; all that is free if not set."""
     hf_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
     hf_endpoint: str | None = Field(default=None, validation_alias="HF_ENDPOINT")
 

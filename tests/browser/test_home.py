@@ -126,9 +126,8 @@ async def test_a_copy_button_copies_the_whole_call(page: Page, product: Any, slu
 async def test_the_calls_on_the_page_work_as_they_stand(page: Page) -> None:
     """The curl command's request is answered; the Python program parses."""
     await page.goto("")
-    words = shlex.split(
-        (await page.locator("[data-model=smollm2] [data-snippet=curl]").inner_text()).replace("\\\n", "")
-    )
+    card = page.locator("[data-model=smollm2]")
+    words = shlex.split((await card.locator("[data-snippet=curl]").inner_text()).replace("\\\n", ""))
     url, header, data = words[2], words[4], words[6]
     async with httpx.AsyncClient(timeout=120) as client:
         name, _, value = header.partition(": ")

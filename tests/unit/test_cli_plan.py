@@ -56,7 +56,7 @@ def test_plan_as_json_has_its_documented_shape(tmp_path: Path, name: str) -> Non
     """Nothing else is on standard output."""
     told = call(tmp_path, "plan", "--json", *MISSION, *on(name))
     assert told.exit_code == 0
-    assert set(json.loads(told.stdout)) == {"machine", "servers", "rejected"}
+    assert set(json.loads(told.stdout)) == {"machine", "capacity", "servers", "rejected"}
     assert PlanReport.model_validate_json(told.stdout).machine == recorded(name)
 
 

@@ -41,15 +41,16 @@ def test_no_gpu_is_promised_twice(name: str) -> None:
     """What all servers of a GPU take together is there, with a margin."""
     hardware = recorded(name)
     for gpu in hardware.gpus:
-        taken = sum(server.memory.total for server in plan(mission(), hardware).servers if gpu.index in server.gpus)
-        assert taken <= usable(gpu) < gpu.memory_free
+        there = [server for server in plan(mission(), hardware).servers if gpu.index in server.gpus]
+        assert sum(server.memory.total for server in there if not server.shares) <= usable(gpu) < gpu.memory_free
+        assert all(server.memory.total <= usable(gpu) for server in there)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_memory_of_the_machine_is_promised_twice(name: str) -> None:
     """Servers on the processor leave a gibibyte to the rest."""
     hardware = recorded(name)
-    servers = [server for server in plan(mission(), hardware).servers if not server.gpus]
+    servers = [server for server in plan(mission(), hardware).servers if not server.gpus and not server.shares]
     assert sum(server.memory.total for server in servers) <= hardware.memory_available - GIB
 
 
@@ -307,19 +308,64 @@ def test_memory_that_other_programs_hold_is_not_planned_with() -> None:
     assert "other programs, which hold 70.0 GiB," in rejected.reason
 
 
+AMPERE = machine(80, capability=(8, 0))
+LARGE, OTHER = "Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-32B"
+"""Each fits an 80 GiB GPU of that kind in 16 bits, and not beside the other."""
+
+
 def test_the_first_entries_win() -> None:
-    """The second of two that do not fit together is refused, and told whom it stands behind."""
-    entries = [entry("Qwen/Qwen3-30B-A3B", id="a"), entry("Qwen/Qwen3-32B", id="b")]
-    planned = plan(registry_of(*entries), machine(80, capability=(8, 0)))
-    assert [server.model for server in planned.servers] == ["a"]
-    assert "which a placed before it do not leave free" in planned.rejected[0].reason
+    """The second of two that do not fit together takes turns, and gets what it can use of the whole GPU."""
+    planned = plan(registry_of(entry(LARGE, id="a"), entry(OTHER, id="b")), AMPERE)
+    assert [(server.model, server.shares) for server in planned.servers] == [("a", False), ("b", True)]
+    assert planned.rejected == ()
+    assert planned.servers[1].reason("residency")
+    assert planned.servers[1].memory.total <= planned.capacity["gpu:0"]
 
 
 def test_startup_comes_before_on_demand() -> None:
     """Whatever the order of the file."""
-    entries = [entry("Qwen/Qwen3-32B", id="a", load="on-demand"), entry("Qwen/Qwen3-30B-A3B", id="b")]
-    planned = plan(registry_of(*entries), machine(80, capability=(8, 0)))
-    assert [server.model for server in planned.servers] == ["b"]
+    entries = [entry(OTHER, id="a", load="on-demand"), entry(LARGE, id="b")]
+    planned = plan(registry_of(*entries), AMPERE)
+    assert [(server.model, server.shares) for server in planned.servers] == [("a", True), ("b", False)]
+
+
+def test_nobody_takes_turns_with_a_pinned_model() -> None:
+    """It comes first whatever the order of the file, and what does not fit beside it is refused."""
+    entries = [entry(LARGE, id="a"), entry(OTHER, id="b", residency={"pinned": True})]
+    planned = plan(registry_of(*entries), AMPERE)
+    assert [(server.model, server.shares) for server in planned.servers] == [("b", False)]
+    assert "which b placed before it do not leave free" in planned.rejected[0].reason
+
+
+def test_models_take_turns_on_a_processor_too() -> None:
+    """Where a limit is set: the second is planned as if it were alone."""
+    registry = registry_of(entry("Qwen/Qwen3-0.6B", id="a"), entry("Qwen/Qwen3-0.6B", id="b"))
+    alone = plan(registry_of(entry("Qwen/Qwen3-0.6B", id="a")), machine()).servers[0]
+    limited = machine().model_copy(update={"memory_limit": alone.memory.total + GIB})
+    planned = plan(registry, limited)
+    assert [(server.model, server.shares) for server in planned.servers] == [("a", False), ("b", True)]
+    assert planned.servers[1].memory == alone.memory
+    assert planned.capacity == {"cpu": alone.memory.total + GIB}
+
+
+def test_sleep_is_for_gpus() -> None:
+    """There the server gets the flag and the mode its endpoints need; a processor's is stopped, and says why."""
+    asleep = server_of(machine(80), residency={"sleep": 2})
+    assert asleep.flags["enable-sleep-mode"] is True
+    assert (asleep.sleep, asleep.env["VLLM_SERVER_DEV_MODE"]) == (2, "1")
+    stopped = server_of(machine(), repo="Qwen/Qwen3-0.6B", residency={"sleep": 2})
+    assert (stopped.sleep, "enable-sleep-mode" in stopped.flags) == (None, False)
+    assert stopped.reason("sleep")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_capacity_holds_all_that_do_not_take_turns(name: str) -> None:
+    """In every pool; and each of the others beside the pinned ones."""
+    planned = plan(mission(), recorded(name))
+    for pool, size in planned.capacity.items():
+        needs = [(server.needs.get(pool, 0), server.shares) for server in planned.servers]
+        assert sum(need for need, shares in needs if not shares) <= size
+        assert max((need for need, _ in needs), default=0) <= size
 
 
 def test_what_is_missing_is_named_as_people_buy_it() -> None:

@@ -46,7 +46,7 @@ def test_every_row_is_one_line_without_a_terminal(tmp_path: Path) -> None:
     assert lines[1].split() == " ".join(COLUMNS).split()
     for line, row in zip(lines[2:], rows, strict=False):
         assert line.split("  ")[0] == row[0]
-        assert line.index(row[1]) == lines[1].index("engine")
+        assert line.index(row[2]) == lines[1].index("engine")
 
 
 def test_a_terminal_wide_enough_gets_a_table_and_a_narrow_one_plain_columns(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """From a registry and a machine to servers: which engine, which GPUs, which flags, and what does not fit and why.
 
 Pure: the same registry, hardware and facts give the same plan. ``plan`` prints it and ``up`` executes it.
+
+Models that fit beside each other are placed for good. One that fits the machine, but not beside those placed before
+it, takes turns: it is planned as if only the pinned ones were there, and whoever is in its way makes room when it is
+asked for.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +15,7 @@ from vllm_launcher.planning.facts import DiffusionFacts, Facts, ModelFacts, fact
 from vllm_launcher.planning.flags import device_of, missing_permission
 from vllm_launcher.planning.needs import refusal
 from vllm_launcher.planning.placement import NoRoom, Pick, Placement, emptiest, fullest, place, share_rest, widen
-from vllm_launcher.planning.plan_cpu import CpuBudget, budget_of, plan_cpu
+from vllm_launcher.planning.plan_cpu import SMALL, CpuBudget, budget_of, plan_cpu
 from vllm_launcher.planning.plan_gpu import place_unknown, server_of
 from vllm_launcher.planning.plan_omni import place_omni, plan_omni_cpu
 from vllm_launcher.planning.planned import Choice, Memory, Plan, PlannedServer, Rejected
@@ -30,12 +34,13 @@ Outcome = PlannedServer | Rejected
 def plan(registry: Registry, hardware: Hardware, *, facts: FactsOf = facts_of) -> Plan:
     """Decide what runs where.
 
-    Models to load at startup are placed first, in the order of the file: the first entries win. Of two ways to
-    choose among GPUs with room (spread out, or packed), the one that serves more models is taken.
+    Pinned models are placed first, then those to load at startup, in the order of the file: the first win. Of two
+    ways to choose among GPUs with room (spread out, or packed), the one that serves more models is taken, and of two
+    equal ones that with fewer in turns.
     """
     known = {spec.id: facts(spec) for spec in registry.models}
     plans = [_Planner(registry, hardware, known, pick).plan() for pick in (emptiest, fullest)]
-    return max(plans, key=lambda made: len(made.servers))
+    return max(plans, key=lambda made: (len(made.servers), -sum(server.shares for server in made.servers)))
 
 
 @dataclass
@@ -49,25 +54,33 @@ class _Planner:
     rooms: Rooms = field(init=False)
     budget: CpuBudget = field(init=False)
     outcomes: dict[str, Outcome | Placement] = field(default_factory=dict[str, Outcome | Placement])
+    pinned_rooms: Rooms = field(init=False)
+    """What the pinned servers leave of the GPUs; and, below, of the processor's memory."""
+    pinned_budget: CpuBudget = field(init=False)
+    in_turns: dict[str, NoRoom] = field(default_factory=dict[str, NoRoom])
+    """What takes turns on GPUs: planned when all others have their memory."""
 
     def plan(self) -> Plan:
         """GPUs first, then the processor for what found no room on them, then the rest of the GPUs for caches."""
-        self.rooms = rooms_of(self.hardware.gpus)
+        self.rooms = self.pinned_rooms = rooms_of(self.hardware.gpus)
         self.budget = budget_of(self.hardware, sum(spec.load == "startup" for spec in self.registry.models))
+        capacity = {f"gpu:{index}": free for index, free in self.rooms.free.items()} | {"cpu": self.budget.memory}
         refused = {spec.id: no for spec in self.by_priority() if (no := self.on_gpus(spec)) is not None}
-        self.budget = replace(self.budget, threads=self.threads(set(refused)))
+        self.budget = self.pinned_budget = replace(self.budget, threads=self.threads(set(refused)))
         for spec in self.by_priority():
             if spec.id in refused:
-                self.outcomes[spec.id] = self.on_processor(spec, refused[spec.id])
+                self.outcomes[spec.id] = self.elsewhere(spec, refused[spec.id])
         servers = self.finished()
+        self.take_turns(servers)
         ordered = [servers.get(spec.id, self.outcomes[spec.id]) for spec in self.registry.models]
         return Plan(
             servers=tuple(outcome for outcome in ordered if isinstance(outcome, PlannedServer)),
             rejected=tuple(outcome for outcome in ordered if isinstance(outcome, Rejected)),
+            capacity=capacity,
         )
 
     def by_priority(self) -> list[ModelSpec]:
-        return sorted(self.registry.models, key=lambda spec: spec.load != "startup")
+        return sorted(self.registry.models, key=lambda spec: (not spec.residency.pinned, spec.load != "startup"))
 
     def on_gpus(self, spec: ModelSpec) -> NoRoom | None:
         """Decide for a model that needs no processor; else why it is left for one."""
@@ -79,22 +92,24 @@ class _Planner:
         elif not self.hardware.gpus or device_of(spec) == "cpu":
             return NoRoom()
         else:
-            return self.keep(spec, self.placed(spec, facts))
+            return self.keep(spec, self.placed(spec, facts, self.rooms))
         return None
 
-    def placed(self, spec: ModelSpec, facts: Facts | None) -> PlannedServer | Placement | NoRoom:
+    def placed(self, spec: ModelSpec, facts: Facts | None, rooms: Rooms) -> PlannedServer | Placement | NoRoom:
         match facts:
             case DiffusionFacts():
-                return place_omni(spec, facts, self.rooms, self.pick) or NoRoom()
+                return place_omni(spec, facts, rooms, self.pick) or NoRoom()
             case ModelFacts():
-                return place(spec, facts, self.rooms, self.pick)
+                return place(spec, facts, rooms, self.pick)
             case None:
-                return place_unknown(spec, self.rooms) or NoRoom()
+                return place_unknown(spec, rooms) or NoRoom()
 
     def keep(self, spec: ModelSpec, placed: PlannedServer | Placement | NoRoom) -> NoRoom | None:
         if isinstance(placed, NoRoom):
             return placed
         self.rooms = self.rooms.take(placed.gpus, placed.memory.total)
+        if spec.residency.pinned:
+            self.pinned_rooms = self.pinned_rooms.take(placed.gpus, placed.memory.total)
         self.outcomes[spec.id] = placed
         return None
 
@@ -102,17 +117,66 @@ class _Planner:
         at_startup = [spec for spec in self.registry.models if spec.load == "startup" and spec.id in for_processor]
         return budget_of(self.hardware, len(at_startup)).threads
 
-    def on_processor(self, spec: ModelSpec, refused: NoRoom) -> Outcome:
-        """What found no GPU: on the processor if that is enough for it."""
-        facts, budget = self.known[spec.id], replace(self.budget, why=self.why_processor(spec))
+    def elsewhere(self, spec: ModelSpec, refused: NoRoom) -> Outcome:
+        """What found no room on a GPU: in turns with others there, on the processor, or in turns there, or not at all.
+
+        Small models are quick on a processor; all others are worth a turn on a GPU.
+        """
+        small = getattr(self.known[spec.id], "parameters", 0) < SMALL
+        on_gpu = None if refused.impossible else self.turn_on_gpus(spec, self.pinned_rooms)
+        if on_gpu is not None and not small:
+            self.in_turns[spec.id] = refused
+            return on_gpu
+        outcome = self.on_processor(spec, self.budget)
+        if device_of(spec) != "cuda" and isinstance(outcome, PlannedServer):
+            self.budget = self.budget.less(outcome.memory.total)
+            if spec.residency.pinned:
+                self.pinned_budget = self.pinned_budget.less(outcome.memory.total)
+            return outcome
+        if on_gpu is not None:
+            self.in_turns[spec.id] = refused
+            return on_gpu
+        turn = self.on_processor(spec, self.pinned_budget)
+        if device_of(spec) != "cuda" and not spec.residency.pinned and isinstance(turn, PlannedServer):
+            return _in_turns(turn)
+        return self.refused(spec, outcome, refused)
+
+    def turn_on_gpus(self, spec: ModelSpec, rooms: Rooms) -> PlannedServer | None:
+        """A server in those rooms, with the rest of its GPUs for its cache."""
+        if not self.hardware.gpus or device_of(spec) == "cpu" or spec.residency.pinned:
+            return None
+        placed = self.placed(spec, self.known[spec.id], rooms)
+        if isinstance(placed, Placement):
+            rest = rooms.take(placed.gpus, placed.memory.total)
+            (placed,) = share_rest([placed], rest)
+            return _in_turns(server_of(placed, rest))
+        return _in_turns(placed) if isinstance(placed, PlannedServer) else None
+
+    def take_turns(self, servers: Mapping[str, PlannedServer]) -> None:
+        """Plan what takes turns on GPUs: beside those of startup if that is possible, else beside the pinned ones."""
+        specs = {spec.id: spec for spec in self.registry.models}
+        beside_startup = beside_pinned = rooms_of(self.hardware.gpus)
+        for server in self.placed_for_good(servers):
+            if not server.on_demand:
+                beside_startup = beside_startup.take(server.gpus, server.memory.total)
+            if specs[server.model].residency.pinned:
+                beside_pinned = beside_pinned.take(server.gpus, server.memory.total)
+        for model, refused in self.in_turns.items():
+            turns = (self.turn_on_gpus(specs[model], rooms) for rooms in (beside_startup, beside_pinned))
+            turn = next((turn for turn in turns if turn is not None), None)
+            self.outcomes[model] = turn or self.refused(specs[model], Rejected(model, "", ""), refused)
+
+    def placed_for_good(self, servers: Mapping[str, PlannedServer]) -> list[PlannedServer]:
+        """Servers on GPUs that do not take turns."""
+        others = (outcome for outcome in self.outcomes.values() if isinstance(outcome, PlannedServer))
+        return [server for server in (*servers.values(), *others) if server.gpus and not server.shares]
+
+    def on_processor(self, spec: ModelSpec, budget: CpuBudget) -> Outcome:
+        """On the processor, if that is enough for it."""
+        facts, budget = self.known[spec.id], replace(budget, why=self.why_processor(spec))
         if isinstance(spec.engine, OmniEngine):
-            outcome = plan_omni_cpu(spec, facts if isinstance(facts, DiffusionFacts) else None, budget)
-        else:
-            outcome = plan_cpu(spec, facts if isinstance(facts, ModelFacts) else None, budget)
-        if device_of(spec) == "cuda" or isinstance(outcome, Rejected):
-            return self.refused(spec, outcome, refused)
-        self.budget = self.budget.less(outcome.memory.total)
-        return outcome
+            return plan_omni_cpu(spec, facts if isinstance(facts, DiffusionFacts) else None, budget)
+        return plan_cpu(spec, facts if isinstance(facts, ModelFacts) else None, budget)
 
     def refused(self, spec: ModelSpec, outcome: Outcome, refused: NoRoom) -> Rejected:
         """The reason about GPUs, with what the processor could do instead."""
@@ -141,6 +205,11 @@ class _Planner:
         for index, placement in enumerate(placements):
             placements[index], self.rooms = widen(placement, self.rooms)
         return {placement.spec.id: server_of(placement, self.rooms) for placement in share_rest(placements, self.rooms)}
+
+
+def _in_turns(server: PlannedServer) -> PlannedServer:
+    why = "it does not fit beside all the others: whoever is in its way makes room when it is asked for"
+    return replace(server, shares=True, reasons=(*server.reasons, Choice("residency", "in turns", why)))
 
 
 def _external(spec: ModelSpec) -> PlannedServer:

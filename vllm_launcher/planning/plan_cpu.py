@@ -60,8 +60,9 @@ class CpuBudget:
 
 def budget_of(hardware: Hardware, servers: int) -> CpuBudget:
     """One core stays free for what is not computing: the API processes, the app. Servers share the others."""
+    available = max(0, hardware.memory_available - RESERVE)
     return CpuBudget(
-        memory=max(0, hardware.memory_available - RESERVE),
+        memory=available if hardware.memory_limit is None else min(available, hardware.memory_limit),
         threads=max(1, (hardware.cores - 1) // max(1, servers)),
     )
 
@@ -143,6 +144,8 @@ def _choices(spec: ModelSpec, facts: ModelFacts | None, memory: Memory, budget: 
     if spec.task != "embedding" or spec.limits.max_model_len is not None:
         choices.append(Choice("max-model-len", str(tokens), context_why))
     choices.append(Choice("dtype", *_dtype(facts)))
+    if spec.residency.sleep is not None:
+        choices.append(Choice("sleep", "off", "vLLM has no sleep mode on a processor: it is stopped instead"))
     if gguf_file(spec):
         choices.append(Choice("weights", "dequantized", "the GGUF kernels need a GPU; converted once, at the fetch"))
     if facts is not None and not _encodes(facts):

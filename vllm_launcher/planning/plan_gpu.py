@@ -19,11 +19,16 @@ def server_of(placement: Placement, rooms: Rooms) -> PlannedServer:
     flags, choices = common_flags(spec, facts, "cuda")
     flags |= _flags(placement, min(gpu.memory_total for gpu in gpus))
     choices += _choices(placement, gpus)
+    sleep = spec.residency.sleep
+    if sleep is not None:
+        flags["enable-sleep-mode"] = True
+        why = "set by residency: its GPU memory is given back without ending it"
+        choices.append(Choice("sleep", f"level {sleep}", why))
     return PlannedServer(
         model=spec.id,
         engine="vllm-cuda",
         flags=override(spec, flags, choices),
-        env={**ENGINE_ENV, **device_env(placement.gpus), **own_env(spec)},
+        env={**ENGINE_ENV, **device_env(placement.gpus), **(SLEEP_ENV if sleep else {}), **own_env(spec)},
         reasons=tuple(choices),
         memory=memory,
         available=min(gpu.memory_free for gpu in gpus),
@@ -36,7 +41,12 @@ def server_of(placement: Placement, rooms: Rooms) -> PlannedServer:
         dequantize=placement.variant.dequantize,
         facts_from=facts.origin,
         on_demand=spec.load == "on-demand",
+        sleep=sleep,
     )
+
+
+SLEEP_ENV = {"VLLM_SERVER_DEV_MODE": "1"}
+"""vLLM answers /sleep and /wake_up in its development mode only; servers listen on loopback."""
 
 
 def device_env(gpus: Sequence[int]) -> dict[str, str]:

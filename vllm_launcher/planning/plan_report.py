@@ -63,6 +63,10 @@ class ServerReport(_Frozen):
     weights: WeightsState
     facts_from: str
     on_demand: bool
+    shares: bool
+    """It does not fit beside all the others: whoever is in its way makes room when it is asked for."""
+    pinned: bool
+    sleep: int | None
     gpus: tuple[int, ...]
     tensor_parallel: int
     pipeline_parallel: int
@@ -86,9 +90,10 @@ class RejectedReport(_Frozen):
 
 
 class PlanReport(_Frozen):
-    """All of it. ``machine`` is what ``plan --machine`` reads."""
+    """All of it. ``machine`` is what ``plan --machine`` reads, ``capacity`` what servers may take in all, by pool."""
 
     machine: Hardware
+    capacity: dict[str, int]
     servers: tuple[ServerReport, ...]
     rejected: tuple[RejectedReport, ...]
 
@@ -112,6 +117,7 @@ def report_of(project: Project, hardware: Hardware, settings: Settings) -> PlanR
     servers = (_server(*project.planned(server.model), settings) for server in project.plan.servers)
     return PlanReport(
         machine=hardware,
+        capacity=dict(project.plan.capacity),
         servers=tuple(servers),
         rejected=tuple(_rejected(rejected) for rejected in project.plan.rejected),
     )
@@ -127,6 +133,9 @@ def _server(spec: ModelSpec, planned: PlannedServer, settings: Settings) -> Serv
         weights=weights,
         facts_from=planned.facts_from,
         on_demand=planned.on_demand,
+        shares=planned.shares,
+        pinned=spec.residency.pinned,
+        sleep=planned.sleep,
         gpus=planned.gpus,
         tensor_parallel=planned.tensor_parallel,
         pipeline_parallel=planned.pipeline_parallel,

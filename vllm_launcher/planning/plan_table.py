@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from vllm_launcher.hardware import GIB, Hardware
 from vllm_launcher.planning.planned import Plan, PlannedServer, gib
 
-COLUMNS = ("model", "engine", "GPUs", "cut", "precision", "context", "weights", "KV cache", "rest", "total", "of")
+COLUMNS = (
+    "model", "loaded", "engine", "GPUs", "cut", "precision", "context", "weights", "KV cache", "rest", "total", "of",
+)  # fmt: skip
 
 
 def machine_line(hardware: Hardware) -> str:
@@ -44,6 +46,7 @@ def _row(server: PlannedServer) -> tuple[str, ...]:
     memory = server.memory
     return (
         server.model,
+        loaded(server),
         server.engine,
         ", ".join(str(index) for index in server.gpus) or "-",
         _cut(server),
@@ -55,6 +58,12 @@ def _row(server: PlannedServer) -> tuple[str, ...]:
         gib(memory.total),
         gib(server.available),
     )
+
+
+def loaded(server: PlannedServer) -> str:
+    """When it is loaded, in a word or two."""
+    when = "on demand" if server.on_demand else "at startup"
+    return f"{when}, in turns" if server.shares else when
 
 
 def _cut(server: PlannedServer) -> str:

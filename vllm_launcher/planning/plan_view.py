@@ -46,7 +46,13 @@ def summary(server: ServerReport) -> str:
         f"engine {server.engine} {'installed' if server.engine_installed else 'to install'}",
         f"weights {server.weights}",
     ]
-    return ", ".join([*told, *(["started at the first request"] if server.on_demand else [])])
+    rules = {
+        "started at the first request": server.on_demand,
+        "takes turns with others": server.shares,
+        "pinned": server.pinned,
+        f"sleeps at level {server.sleep}": server.sleep is not None,
+    }
+    return ", ".join([*told, *(rule for rule, holds in rules.items() if holds)])
 
 
 def shell_line(server: ServerReport) -> str:

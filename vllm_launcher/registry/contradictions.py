@@ -125,6 +125,23 @@ def _wheel_path(spec: ModelSpec) -> Iterator[Contradiction]:
         yield Contradiction(("source", "file"), "the path leaves the wheel", "write a path inside the wheel")
 
 
+def _residency(spec: ModelSpec) -> Iterator[Contradiction]:
+    residency = spec.residency
+    if residency.model_fields_set and isinstance(spec.engine, ExternalEngine):
+        yield Contradiction(("residency",), "an external engine loads and unloads its own models", "remove it")
+    if residency.pinned and residency.idle_seconds is not None:
+        message = "a pinned model is never unloaded, not for idleness either"
+        yield Contradiction(("residency", "idle_seconds"), message, "keep pinned or idle_seconds")
+
+
+def _replicas(spec: ModelSpec) -> Iterator[Contradiction]:
+    if spec.replicas > 1 and isinstance(spec.engine, ExternalEngine | OmniEngine):
+        message = f"replicas are for vLLM servers, not for an engine of type {spec.engine.type}"
+        yield Contradiction(("replicas",), message, "remove it")
+    if spec.replicas == 1 and "balance" in spec.model_fields_set:
+        yield Contradiction(("balance",), "one server has nothing to balance", 'remove it, or write "replicas": 2')
+
+
 def _is_flag(name: str) -> bool:
     return re.fullmatch(FLAG_PATTERN, name) is not None
 
@@ -135,5 +152,5 @@ def _flags(spec: ModelSpec) -> Flags:
 
 CHECKS: tuple[Callable[[ModelSpec], Iterator[Contradiction]], ...] = (
     _reserved_id, _source_and_engine, _task_and_engine, _task_and_defaults, _lengths, _flag_names, _flag_pairs,
-    _wheel_path,
+    _wheel_path, _residency, _replicas,
 )  # fmt: skip
