@@ -5,7 +5,7 @@ second, whether its model does or not.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from app.endpoint import BASE_URL, EndpointTransport
 from app.settings import Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
+from vllm_launcher.registry import ExternalEngine, ModelSpec
 
 Chain = Runnable[Any, Any]
 
@@ -39,12 +39,13 @@ class EngineAccess:
     table: ServerTable
     connections: httpx2.AsyncBaseTransport
     timeout: httpx2.Timeout
+    wait: float = 300.0
+    """Seconds that a request waits for the next server where it met one on its way out."""
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
-        return httpx2.AsyncClient(
-            transport=EndpointTransport(model, self.table, self.connections), timeout=self.timeout, trust_env=False
-        )
+        transport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
+        return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
 
 
 def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
@@ -65,17 +66,12 @@ def engine_timeout(settings: Settings) -> httpx2.Timeout:
     return httpx2.Timeout(settings.engine_silence, connect=settings.engine_connect)
 
 
-def build_chains(registry: Registry, access: EngineAccess) -> Mapping[str, Chain]:
-    """Return the chain of every entry that names one, by model id.
+def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
+    """Return the chain of one entry.
 
     Raises:
-        ChainError: One cannot be built.
+        ChainError: It cannot be built.
     """
-    return {spec.id: build_chain(spec, access) for spec in registry.models if spec.chain is not None}
-
-
-def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
-    """Return the chain of one entry."""
     if spec.chain is None:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)

@@ -11,34 +11,66 @@ from typing import cast
 
 import httpx2
 
-from app.errors import EngineDied
+from app.errors import EngineDied, EngineUnreachable
 from app.table import Endpoint, ServerTable
 from app.upstream import translate_transport
 
 BASE_URL = "http://engine.invalid/v1"
 """What chat models are given as address; the transport replaces everything before ``/v1``."""
 
+TRIES = 3
+"""Servers that one request is sent to at most."""
+LEAVING = frozenset({500, 503})
+"""What vLLM answers to a new request once it was told to end."""
+NEWS = 1.0
+"""Seconds until the table knows of a server's end at the latest, where it was asked to end."""
+
 
 class EndpointTransport(httpx2.AsyncBaseTransport):
     """Sends the requests of one model to whatever server is ready for it.
+
+    A request that meets a server on its way out (it makes room for another model, say) is sent again to the next one,
+    as long as nothing of an answer has come: a swap loses nothing. One that a server took before it died is not: it
+    may be what killed it.
 
     Args:
         model: The model's id.
         table: Knows the ready server.
         inner: The connections, shared by all models; closed by whoever made it.
+        wait: Seconds to wait for the next server where one was on its way out.
     """
 
-    def __init__(self, model: str, table: ServerTable, inner: httpx2.AsyncBaseTransport) -> None:
+    def __init__(
+        self, model: str, table: ServerTable, inner: httpx2.AsyncBaseTransport, *, wait: float = 300.0
+    ) -> None:
         self._model = model
         self._table = table
         self._inner = inner
+        self._wait = wait
 
     def __repr__(self) -> str:
         return f"<EndpointTransport {self._model} → {self._table.endpoint(self._model)}>"
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request; an error before the answer begins is a ServiceError."""
-        endpoint = await self._table.ensure_ready(self._model, wait=0)
+        for _ in range(TRIES - 1):
+            endpoint = await self._table.ensure_ready(self._model, wait=self._wait)
+            try:
+                response = await self._send(request, endpoint)
+                if not (response.status_code in LEAVING and self._has_left(endpoint)):
+                    return response
+                await response.aclose()
+            except EngineUnreachable as error:
+                if not error.refused:
+                    raise
+            await self._table.changed(within=NEWS)  # refused, or nearly: the table is about to say so
+        return await self._send(request, await self._table.ensure_ready(self._model, wait=self._wait))
+
+    def _has_left(self, endpoint: Endpoint) -> bool:
+        """Whether the table sends nobody to it any more."""
+        return self._table.endpoint(self._model) is not endpoint
+
+    async def _send(self, request: httpx2.Request, endpoint: Endpoint) -> httpx2.Response:
         async with _while_up(endpoint, answering=False):
             response = await self._inner.handle_async_request(_redirect(request, endpoint))
         return httpx2.Response(

@@ -16,6 +16,7 @@
     ├── Unavailable              not now; a later request may succeed
     │   ├── EngineBusy           429
     │   ├── ModelNotReady        503  it is loading: phase and progress say how far it is
+    │   ├── TooManyWaiting       503  so many requests wait for it to load that one more would only wait in vain
     │   ├── ModelFailed          503  it was given up on: reason and hint say why
     │   ├── LauncherGone         503  nobody tells which servers are ready
     │   └── ShuttingDown         503
@@ -123,6 +124,16 @@ class EngineBusy(Unavailable):
     retry_after = 1
 
 
+class TooManyWaiting(Unavailable):
+    """The line of those who wait for a model to load is full."""
+
+    hint = "Try again later: what waits is served first come, first served."
+
+    def __init__(self, model: str, waiting: int, *, retry_after: int) -> None:
+        super().__init__(f"The model '{model}' is loading, and {waiting} requests wait already.")
+        self.retry_after = retry_after
+
+
 class ModelNotReady(Unavailable):
     """It is loading."""
 
@@ -168,9 +179,13 @@ class EngineError(ServiceError):
 
 
 class EngineUnreachable(EngineError):
-    """Refused or closed the connection before answering."""
+    """Refused or closed the connection before it answered. ``refused``: it has not seen the request."""
 
     retry_after = 2
+
+    def __init__(self, message: str, *, hint: str | None = None, refused: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.refused = refused
 
 
 class EngineDied(EngineError):
@@ -213,6 +228,7 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     TooLarge: Meaning("too_large", 413),
     EngineBusy: Meaning("engine_busy", 429),
     ModelNotReady: Meaning("model_not_ready", 503),
+    TooManyWaiting: Meaning("too_many_waiting", 503),
     ModelFailed: Meaning("model_failed", 503),
     LauncherGone: Meaning("launcher_gone", 503),
     ShuttingDown: Meaning("shutting_down", 503),

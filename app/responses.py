@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -106,14 +106,13 @@ def named_errors() -> Generator[None]:
         raise name_error(error) from error
 
 
-def install_handlers(app: FastAPI, models: Iterable[str]) -> None:
+def install_handlers(app: FastAPI, models: Callable[[], Sequence[str]]) -> None:
     """Let every error of ``app`` be answered in the one shape; unknown models are told the near ones."""
-    known = tuple(models)
 
     async def answer(request: Request, error: Exception) -> Response:
         named = name_error(error)
         if isinstance(named, UnknownRoute):
-            named = _unknown(request.url.path, known) or named
+            named = _unknown(request.url.path, models()) or named
         return respond(named)
 
     async def answer_nobody(_request: Request, _error: Exception) -> Response:

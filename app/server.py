@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+import logging
+from collections.abc import AsyncGenerator, Container
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 
 from app import status
-from app.chains import Chain, EngineAccess, build_chains, engine_timeout, open_connections
+from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
 from app.guard import SecurityHeaders
 from app.openapi import Bodies, describe_bodies
 from app.protocols import langserve
@@ -19,8 +20,10 @@ from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
 from app.web import home
 from vllm_launcher import __version__
-from vllm_launcher.control import ControlClient
-from vllm_launcher.registry import Registry, load_registry
+from vllm_launcher.control_client import ControlClient
+from vllm_launcher.registry import Registry, RegistryError, load_registry
+
+log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -42,31 +45,88 @@ def create_app(
     """
     registry = load_registry(settings.models)
     shutdown = Shutdown(settings.drain)
-    table = ServerTable(launcher or connect_launcher(settings), tuple(spec.id for spec in registry.models))
-    access = EngineAccess(table, connections or open_connections(settings), engine_timeout(settings))
-    chains = build_chains(registry, access)
-
+    limits = settings.limits
+    table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    access = EngineAccess(
+        table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
+    )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        openapi_tags=describe_tags(registry, chains),
         lifespan=lambda _app: run_in_background(table, access.connections),
     )
     app.state.table, app.state.shutdown = table, shutdown
     app.add_middleware(SecurityHeaders)
-    install_handlers(app, [spec.id for spec in registry.models])
-    app.include_router(home.create_router(registry, table))
-    app.include_router(status.create_router(registry, table, settings, shutdown))
-    around = langserve.Surroundings(table, settings, shutdown)
-    bodies: dict[str, Bodies] = {}
-    for spec in registry.models:
-        if spec.id in chains:
-            routes = langserve.create_routes(spec, chains[spec.id], around)
-            app.include_router(routes.router)
-            bodies.update(routes.bodies)
-    describe_bodies(app, bodies)
+    served = Served(app, settings, access, shutdown)
+    install_handlers(app, lambda: table.models)
+    served.show(registry, served.build(registry))
+    table.on_generation = served.refresh
     return app
+
+
+class Served:
+    """What the app serves now: a list of models as the app's routes, replaced as a whole when the list changes.
+
+    Requests under way keep the routes they came in by; chains of entries that are the same are kept.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown) -> None:
+        self._app = app
+        self._settings = settings
+        self._access = access
+        self._shutdown = shutdown
+        self._fixed = list(app.router.routes)
+        self._plain_openapi = app.openapi
+        self._registry: Registry | None = None
+        self._routes: dict[str, langserve.ModelRoutes] = {}
+
+    def build(self, registry: Registry) -> dict[str, langserve.ModelRoutes]:
+        """Return the routes of every model with a chain; imports packages, so it takes a while.
+
+        Raises:
+            ChainError: A chain cannot be built.
+        """
+        old = self._registry
+        around = langserve.Surroundings(self._access.table, self._settings, self._shutdown)
+        routes: dict[str, langserve.ModelRoutes] = {}
+        for spec in registry.models:
+            if spec.chain is None:
+                continue
+            same = old is not None and old.get(spec.id) == spec
+            known = self._routes.get(spec.id) if same else None
+            routes[spec.id] = known or langserve.create_routes(spec, build_chain(spec, self._access), around)
+        return routes
+
+    def show(self, registry: Registry, routes: dict[str, langserve.ModelRoutes]) -> None:
+        """Serve these from now on."""
+        app, table = self._app, self._access.table
+        self._registry, self._routes = registry, routes
+        table.models = tuple(spec.id for spec in registry.models)
+        app.router.routes[:] = self._fixed
+        app.include_router(home.create_router(registry, table))
+        app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        bodies: dict[str, Bodies] = {}
+        for each in routes.values():
+            app.include_router(each.router)
+            bodies.update(each.bodies)
+        app.openapi_schema = None
+        app.openapi_tags = describe_tags(registry, routes)
+        app.openapi = self._plain_openapi
+        describe_bodies(app, bodies)
+
+    async def refresh(self) -> None:
+        """Read the list of models again; one that cannot be served leaves everything as it is."""
+        try:
+            registry = await asyncio.to_thread(load_registry, self._settings.models)
+            if registry == self._registry:
+                return
+            routes = await asyncio.to_thread(self.build, registry)
+        except (RegistryError, ChainError) as error:
+            log.error("the changed list of models is not served: %s", error)  # noqa: TRY400 -- the trace tells no more
+            return
+        self.show(registry, routes)
+        log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
 def connect_launcher(settings: Settings) -> Launcher | None:
@@ -88,7 +148,7 @@ async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTra
         await connections.aclose()
 
 
-def describe_tags(registry: Registry, chains: Mapping[str, Chain]) -> list[dict[str, Any]]:
+def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, Any]]:
     """Return one tag a model for /docs."""
     served = [spec for spec in registry.models if spec.id in chains]
     return [

@@ -34,6 +34,10 @@ class Limits(BaseModel):
     """Inputs of one batch that are computed at once."""
     messages: Count = 1024
     """Messages of one input; more get 413."""
+    waiting: Count = 256
+    """Requests that wait for one model to load; more get 503."""
+    waiting_in_all: Count = 1024
+    """Requests that wait for any model to load; more get 503."""
 
 
 class Settings(BaseSettings):
@@ -50,12 +54,13 @@ class Settings(BaseSettings):
     access_log: bool = False
     limits: Limits = Limits()
 
-    wait_ready: Seconds = 20
+    wait_ready: Seconds = 300
     """How long a request waits for its model to get ready, where it does not say (``Prefer: wait=N``)."""
-    wait_ready_max: Seconds = 300
+    wait_ready_max: Seconds = 1800
     """The longest wait a request may choose."""
     stream_hold: Seconds = 10
-    """How long a stream waits for its first output, so that an error before it still gets a status of its own."""
+    """How long a stream waits for its model, and then for its first output, so that an error before it still gets a
+    status of its own. A stream that waits longer for its model is told how far that is, in comment lines."""
     ping: Annotated[float, Field(gt=0)] = 15
     """Seconds of silence after which an idle stream gets a comment line, which keeps proxies from closing it."""
     drain: Seconds = 8

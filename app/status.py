@@ -33,8 +33,16 @@ def create_router(registry: Registry, table: ServerTable, settings: Settings, sh
 
     @router.get("/ready", summary="Are the models ready?", responses={503: {"description": "Some are not."}})
     async def ready() -> Response:
-        """200 when every model that loads at startup is ready; 503 with the others otherwise."""
-        waiting = [model for model in list_models(registry, table) if model["load"] == "startup" and not model["ready"]]
+        """200 when every model that loads at startup is ready, or has been and made room since; else 503 with the rest.
+
+        A model that this machine cannot serve is not waited for.
+        """
+        waiting = [
+            described
+            for spec, described in zip(registry.models, list_models(registry, table), strict=True)
+            if spec.load == "startup"
+            and not is_settled(table.server(spec.id), been_ready=table.has_been_ready(spec.id))
+        ]
         if not waiting:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "models": waiting}, 503, {"Retry-After": "5"})
@@ -62,6 +70,21 @@ def create_router(registry: Registry, table: ServerTable, settings: Settings, sh
 def list_models(registry: Registry, table: ServerTable) -> list[dict[str, Any]]:
     """Return every model as JSON values, without addresses and paths."""
     return [_describe(spec, table.server(spec.id), reachable=table.snapshot() is not None) for spec in registry.models]
+
+
+def is_settled(server: ServerStatus | None, *, been_ready: bool) -> bool:
+    """Whether nobody has to wait for a model of startup: ready, not served here, or loaded in its turn on request."""
+    if server is None:
+        return False
+    match server.state:
+        case "ready" | "asleep" | "draining" | "stopped":
+            return True
+        case "failed":
+            return server.refused
+        case "absent":
+            return bool(server.phase)  # there was no room for it at startup
+        case "fetching" | "starting" | "warming":
+            return been_ready and not server.restarts
 
 
 def _describe(spec: ModelSpec, server: ServerStatus | None, *, reachable: bool) -> dict[str, Any]:

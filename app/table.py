@@ -7,10 +7,11 @@ launcher asked, once, to get it ready.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from typing import Any, Protocol
 
-from app.errors import LauncherGone, ModelFailed, ModelNotReady, UnknownModel
+from app.errors import LauncherGone, ModelFailed, ModelNotReady, TooManyWaiting, UnknownModel
 from vllm_launcher.status import LauncherStatus, ServerStatus
 
 log = logging.getLogger(__name__)
@@ -94,21 +95,34 @@ class ServerTable:
 
     Args:
         launcher: Tells the states; without one every model stays unreachable.
-        models: The registry's ids.
+        models: The registry's ids. May be replaced.
         back_off: Seconds before each try to reach the launcher again.
+        waiting: Requests that may wait for one model, and for all of them.
     """
 
     def __init__(
-        self, launcher: Launcher | None, models: tuple[str, ...], *, back_off: tuple[float, ...] = BACK_OFF
+        self,
+        launcher: Launcher | None,
+        models: tuple[str, ...],
+        *,
+        back_off: tuple[float, ...] = BACK_OFF,
+        waiting: tuple[int, int] = (256, 1024),
     ) -> None:
         self._launcher = launcher
-        self._models = models
+        self.models = models
         self._back_off = back_off
         self._status: LauncherStatus | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._leaving: list[Endpoint] = []
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
+        self._most_waiting = waiting
+        self._waiting: Counter[str] = Counter()
+        self._been_ready: set[str] = set()
+        self._generation: int | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self.on_generation: Callable[[], Awaitable[None]] | None = None
+        """Called when the launcher has taken over another list of models, and once at first."""
 
     def __repr__(self) -> str:
         servers = self._status.servers if self._status else ()
@@ -124,6 +138,10 @@ class ServerTable:
         """Return the state of one model's server; None while the launcher does not answer."""
         return self._status.server(model) if self._status else None
 
+    def has_been_ready(self, model: str) -> bool:
+        """Return whether a server of the model has been ready since the app began to look."""
+        return model in self._been_ready
+
     def endpoint(self, model: str) -> Endpoint | None:
         """Return the way to the model's server, or None unless it is ready."""
         return self._endpoints.get(model)
@@ -135,6 +153,12 @@ class ServerTable:
             yield self._status
             await changed.wait()
 
+    async def changed(self, within: float) -> None:
+        """Return after the next change, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._changed.wait()
+
     # --- asking ----------------------------------------------------------------------------
 
     async def ensure_ready(self, model: str, wait: float) -> Endpoint:
@@ -143,32 +167,45 @@ class ServerTable:
         Raises:
             UnknownModel: The registry has no such model.
             ModelNotReady: It is not ready after the wait.
+            TooManyWaiting: The line of those who wait is full.
             ModelFailed: The launcher gave it up.
             LauncherGone: The launcher does not answer.
         """
-        if model not in self._models:
+        if model not in self.models:
             raise UnknownModel(f"There is no model '{model}'.")
         endpoint = self._endpoints.get(model)
         if endpoint is not None:
             return endpoint
         if self._failed(model):  # a person revives it; requests would start it over and over
             raise self._why_not(model)
-        if wait <= 0:
-            self._ask(model)
-            raise self._why_not(model)
-        return await self._wait_for(model, wait)
-
-    async def _wait_for(self, model: str, wait: float) -> Endpoint:
         self._ask(model)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait):
-                async for _ in self.changes():
-                    endpoint = self._endpoints.get(model)
-                    if endpoint is not None:
-                        return endpoint
-                    if self._failed(model):
-                        break
+        if wait > 0:
+            with self._in_line(model), contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    async for _ in self.changes():
+                        endpoint = self._endpoints.get(model)
+                        if endpoint is not None:
+                            return endpoint
+                        if self._failed(model):
+                            break
         raise self._why_not(model)
+
+    @contextlib.contextmanager
+    def _in_line(self, model: str) -> Generator[None]:
+        """Be one of those who wait, of whom there is a bounded number: they hold memory and connections."""
+        here, everywhere = self._most_waiting
+        if self._waiting[model] >= here or self._waiting.total() >= everywhere:
+            server = self.server(model)
+            raise TooManyWaiting(
+                model, self._waiting[model], retry_after=retry_after(server) if server else RETRY_AFTER
+            )
+        self._waiting[model] += 1
+        try:
+            yield
+        finally:
+            self._waiting[model] -= 1
+            if not self._waiting[model]:
+                del self._waiting[model]
 
     def _failed(self, model: str) -> bool:
         server = self.server(model)
@@ -233,7 +270,18 @@ class ServerTable:
     def update(self, status: LauncherStatus) -> None:
         """Take what the launcher says now."""
         self._status = status
+        if status.generation != self._generation:
+            self._generation = status.generation
+            self._refreshing = asyncio.create_task(self._refresh(self._refreshing), name="take over the list of models")
         self._replace({server.model: server for server in status.servers})
+
+    async def _refresh(self, before: asyncio.Task[None] | None) -> None:
+        """One after the other: the last list wins."""
+        if before is not None:
+            await asyncio.wait([before])
+        if self.on_generation is not None:
+            await self.on_generation()
+            self._wake()
 
     def _lose(self) -> None:
         """Route nothing more. What is under way may go on: the servers may be well."""
@@ -250,6 +298,8 @@ class ServerTable:
                 self._leaving.append(endpoint)
         self._leaving = [endpoint for endpoint in self._leaving if endpoint.drains(servers.get(endpoint.model))]
         for model, server in servers.items():
+            if server.state == "ready":
+                self._been_ready.add(model)
             if server.state == "ready" and server.endpoint and model not in self._endpoints:
                 self._endpoints[model] = Endpoint(server)
         self._wake()

@@ -37,7 +37,7 @@ def translate(error: BaseException) -> ServiceError:
 def translate_transport(error: httpx2.HTTPError, *, answering: bool) -> ServiceError:
     """Return what a failed connection means; ``answering`` tells whether the answer had begun."""
     if isinstance(error, httpx2.ConnectTimeout | httpx2.ConnectError):
-        return EngineUnreachable("The engine refuses connections: it has just ended or is not up yet.")
+        return EngineUnreachable("The engine refuses connections: it has just ended or is not up yet.", refused=True)
     if isinstance(error, httpx2.PoolTimeout):
         return EngineBusy("Too many requests are under way to the engines.")
     if isinstance(error, httpx2.TimeoutException):

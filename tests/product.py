@@ -18,7 +18,7 @@ import psutil
 
 from tests.processes import MARK, family, until_gone
 from tests.surroundings import ROOT, environment
-from vllm_launcher.processes.run_directory import control_socket
+from vllm_launcher.processes.run_directory import control_socket, token_of
 from vllm_launcher.status import LauncherStatus
 
 READY_WITHIN = 540.0
@@ -185,8 +185,11 @@ def read_status(run_dir: Path) -> LauncherStatus:
         OSError: It does not listen, not yet or not any more.
     """
     with contextlib.closing(UnixConnection(control_socket(run_dir))) as connection:
-        connection.request("GET", "/v1/status")
-        return LauncherStatus.model_validate_json(connection.getresponse().read())
+        connection.request("GET", "/v1/status", headers={"Authorization": f"Bearer {token_of(run_dir)}"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise OSError(f"the launcher answered with {response.status}")
+        return LauncherStatus.model_validate_json(response.read())
 
 
 def engine_url(run_dir: Path, model: str | None = None) -> str:

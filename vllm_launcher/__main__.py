@@ -1,38 +1,41 @@
-"""The command line: ``python -m vllm_launcher up | fetch | install-engine | plan | doctor | status | schema``.
+"""The command line: ``python -m vllm_launcher``, or ``langserve-vllm`` where it is installed.
 
 Exit statuses: 0 done; 1 it failed, and the last line says why and what to do; 2 the command was not understood;
 3 ``models.json`` is not valid; 4 no launcher is running.
 """
 
 import asyncio
+import json
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from vllm_launcher import __version__, doctor, view
-from vllm_launcher.control import ControlClient
-from vllm_launcher.errors import LauncherError, LauncherGone
+from vllm_launcher import __version__, doctor, verbs, view
+from vllm_launcher.control_client import ControlClient
+from vllm_launcher.errors import InvalidModels, LauncherError, LauncherGone
 from vllm_launcher.hardware import Hardware, detect
 from vllm_launcher.machine import look
 from vllm_launcher.planning import plan_view
 from vllm_launcher.planning.plan_report import read_machine, report_of
-from vllm_launcher.prepare import EXTERNAL, Project, install, project_of
+from vllm_launcher.prepare import EXTERNAL, Project, install
 from vllm_launcher.prepare import fetch as fetch_models
 from vllm_launcher.processes.run_directory import control_socket
-from vllm_launcher.registry import RegistryError, check_chains, load_registry, schema_text
-from vllm_launcher.settings import Settings
+from vllm_launcher.registry import RegistryError, load_registry, schema_text
+from vllm_launcher.reload import read_project
+from vllm_launcher.settings import PREFIX, Settings
+from vllm_launcher.status import LauncherStatus, ServerStatus
 from vllm_launcher.up import Address, exit_with_parent
 from vllm_launcher.up import up as serve_project
 
 T = TypeVar("T")
-FAILED, INVALID, NOT_RUNNING = 1, 3, 4
+FAILED, MISUNDERSTOOD, INVALID, NOT_RUNNING = 1, 2, 3, 4
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From models.json to ready model servers.")
 out = Console()
@@ -42,6 +45,18 @@ Models = Annotated[Path, typer.Option("--models", help="The list of models.", sh
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 WithParent = Annotated[bool, typer.Option("--exit-with-parent", help="Stop when the calling process ends.")]
 DEFAULT_MODELS = Path("models.json")
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """The ids in models.json that begin so; for the shell's completion, which must never fail."""
+    try:
+        return [spec.id for spec in load_registry(DEFAULT_MODELS).models if spec.id.startswith(incomplete)]
+    except (RegistryError, OSError):
+        return []
+
+
+Model = Annotated[str, typer.Argument(help="Its id in models.json.", autocompletion=complete_model)]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is ready, or has failed.")]
 
 
 @cli.command()
@@ -56,11 +71,10 @@ def up(
     """Start everything that models.json names, and keep it running until Ctrl-C."""
     if with_parent:
         exit_with_parent()
-    project = load(models)
-    for rejected in project.plan.rejected:
-        err.print(f"{rejected.model}: not served: {rejected.reason} {rejected.hint}", markup=False, soft_wrap=True)
+    hardware = detect()
+    project = read_models(models, hardware)
     address = Address(host, port) if app else None
-    run(serve_project(project, Settings(), address=address, console=out))
+    run(serve_project(project, settings(), hardware=hardware, address=address, console=out))
 
 
 @cli.command()
@@ -74,9 +88,9 @@ def fetch(
     """Install the engines of models and fetch their weights, without starting anything."""
     if with_parent:
         exit_with_parent()
-    project = load(models)
+    project = read_models(models)
     startup = [spec.id for spec in project.registry.models if spec.load == "startup" and project.plan.server(spec.id)]
-    fetched = run(fetch_models(project, Settings(), names or startup, err if as_json else out))
+    fetched = run(fetch_models(project, settings(), names or startup, err if as_json else out))
     if as_json:
         print_json(fetched)
 
@@ -92,7 +106,7 @@ def install_engine(
     """Install engines, each in an environment of its own; goes on where a call before was stopped."""
     if with_parent:
         exit_with_parent()
-    engines = run(install(names or needed_engines(load(models)), Settings(), err if as_json else out))
+    engines = run(install(names or needed_engines(read_models(models)), settings(), err if as_json else out))
     if as_json:
         print_json(engines)
 
@@ -112,8 +126,8 @@ def plan(
         hardware = read_machine(machine) if machine else detect()
     except LauncherError as error:
         give_up(error, FAILED)
-    project = load(models, hardware)
-    report = report_of(project, hardware, Settings())
+    project = read_models(models, hardware)
+    report = report_of(project, hardware, settings())
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
@@ -129,12 +143,12 @@ def examine(
     as_json: AsJson = False,
 ) -> None:
     """Check what could keep this machine from serving, and say what to do; exits with 1 if something would."""
-    settings = Settings()
+    told = settings()
     try:
-        launcher = asyncio.run(ControlClient(control_socket(settings.run_dir)).status())
+        launcher = asyncio.run(ControlClient(control_socket(told.run_dir)).status())
     except LauncherGone:
         launcher = None
-    diagnosis = doctor.examine(look(models, settings, launcher, Address(host, port)))
+    diagnosis = doctor.examine(look(models, told, launcher, Address(host, port)))
     if as_json:
         typer.echo(diagnosis.model_dump_json(indent=2))
     else:
@@ -143,13 +157,76 @@ def examine(
 
 
 @cli.command()
-def status(*, as_json: AsJson = False) -> None:
+def status(
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow every change.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what the running launcher's servers are doing."""
-    now = run(ControlClient(control_socket(Settings().run_dir)).status())
+    client = verbs.client_of(settings().run_dir)
+    if watch:
+        run(verbs.watch(client, print_each if as_json else lambda events: view.follow(events, out)))
+        return
+    now = run(client.status())
     if as_json:
         typer.echo(now.model_dump_json(indent=2))
     else:
-        out.print(view.table(now))
+        out.print(view.everything(now))
+
+
+@cli.command()
+def load(model: Model, *, wait: Wait = True, as_json: AsJson = False) -> None:
+    """Have a model ready, a failed one included; others make room for it where they have to."""
+    done = run(verbs.load(verbs.client_of(settings().run_dir), model, err if as_json else out, wait=wait))
+    tell(done, as_json=as_json)
+
+
+@cli.command()
+def unload(model: Model, *, as_json: AsJson = False) -> None:
+    """Finish a model's requests, stop its server, and leave it so until somebody asks for it."""
+    tell(run(verbs.client_of(settings().run_dir).unload(model)), as_json=as_json)
+
+
+@cli.command()
+def restart(model: Model, *, wait: Wait = True, as_json: AsJson = False) -> None:
+    """Finish a model's requests and start its server anew."""
+    done = run(verbs.restart(verbs.client_of(settings().run_dir), model, err if as_json else out, wait=wait))
+    tell(done, as_json=as_json)
+
+
+@cli.command()
+def logs(
+    model: Model,
+    *,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=10_000, help="How many of the last lines.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model's server has printed."""
+
+    async def print_lines() -> None:
+        async for line in verbs.client_of(settings().run_dir).logs(model, lines=lines, follow=follow):
+            typer.echo(json.dumps({"model": model, "line": line}) if as_json else line)
+
+    run(print_lines())
+
+
+@cli.command()
+def reload(*, as_json: AsJson = False) -> None:
+    """Take over models.json as it is now, the difference only; one that is not valid changes nothing."""
+    now = run(verbs.client_of(settings().run_dir).reload())
+    if as_json:
+        typer.echo(now.model_dump_json(indent=2))
+    else:
+        out.print(view.everything(now))
+
+
+@cli.command()
+def stop(*, as_json: AsJson = False) -> None:
+    """Stop the running launcher and everything it has started; returns when nothing of it is left."""
+    told = settings()
+    run(verbs.stop(verbs.client_of(told.run_dir), told.run_dir))
+    typer.echo(json.dumps({"status": "stopped"}) if as_json else "stopped")
 
 
 @cli.command()
@@ -164,15 +241,32 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def load(models: Path, hardware: Hardware | None = None) -> Project:
+def read_models(models: Path, hardware: Hardware | None = None) -> Project:
     """Read the list of models and plan it, for this machine if for no other; exits with every problem of it."""
     try:
-        registry = load_registry(models)
-    except RegistryError as error:
+        return read_project(models, hardware or detect(), settings())
+    except InvalidModels as error:
         refuse(error)
-    if problems := check_chains(models, registry):
-        refuse(RegistryError(models, problems))
-    return project_of(models, registry, hardware or detect(), Settings())
+
+
+def settings() -> Settings:
+    """What the environment says; exits where that cannot be."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        told = (f"{PREFIX}{str(part['loc'][0]).upper()}: {part['msg']}" for part in error.errors())
+        give_up(LauncherError(f"The environment is not valid: {'; '.join(told)}."), MISUNDERSTOOD)
+
+
+async def print_each(events: AsyncIterator[LauncherStatus]) -> None:
+    """A line of JSON for each change."""
+    async for now in events:
+        typer.echo(now.model_dump_json())
+
+
+def tell(server: ServerStatus, *, as_json: bool) -> None:
+    """How a server is now."""
+    typer.echo(server.model_dump_json(indent=2) if as_json else view.line(server))
 
 
 def needed_engines(project: Project) -> list[str]:
@@ -185,9 +279,9 @@ def print_json(values: Sequence[object]) -> None:
     typer.echo(TypeAdapter(list[object]).dump_json([*values], indent=2))
 
 
-def refuse(error: RegistryError) -> NoReturn:
+def refuse(error: InvalidModels) -> NoReturn:
     """Print every problem of the list of models, and exit."""
-    err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+    err.print(error.reason, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(INVALID)
 
 
@@ -197,6 +291,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except LauncherGone as error:
         give_up(error, NOT_RUNNING)
+    except InvalidModels as error:
+        refuse(error)
     except LauncherError as error:
         give_up(error, FAILED)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@
     ├── PortTaken                somebody else listens where we are to
     ├── AlreadyRunning           another launcher owns the run directory
     ├── UnknownModel             the registry has no such model
+    ├── InvalidModels            models.json cannot be taken over: every problem of it, with its line
     └── LauncherGone             told to a client: no launcher answers, or it has stopped talking
 """
 
@@ -75,6 +76,10 @@ class UnknownModel(LauncherError):
     def __init__(self, model: str) -> None:
         super().__init__(f"There is no model {model!r} in the registry.")
         self.model = model
+
+
+class InvalidModels(LauncherError):
+    """The list of models is not valid; what runs goes on as it was."""
 
 
 class LauncherGone(LauncherError):

@@ -72,14 +72,15 @@ class Preparation:
     """Prepares the models of a project; what the launcher calls before every start."""
 
     def __init__(self, project: Project, settings: Settings, *, logs: Path, records: Path) -> None:
-        self._project = project
+        self.project = project
+        """May be replaced while models run; the next start of each goes by it."""
         self._settings = settings
         self._logs = logs
         self._records = records
 
     async def __call__(self, model: str, report: Report) -> Build:
         """See ``collaborators.Prepare``."""
-        spec, planned = self._project.planned(model)
+        spec, planned = self.project.planned(model)
         fetched = await self.fetch(model, report)
         if fetched.python is None or fetched.checkpoint is None:
             raise LauncherError(f"{model} is served by somebody else: there is nothing to start.")
@@ -101,7 +102,7 @@ class Preparation:
 
     async def fetch(self, model: str, report: Report) -> "Fetched":
         """Install the model's engine and fetch its weights, unless they are there."""
-        spec, planned = self._project.planned(model)
+        spec, planned = self.project.planned(model)
         if planned.engine == EXTERNAL:
             return Fetched(model, EXTERNAL)
         check_plugins(planned.engine, planned.plugins)

@@ -6,26 +6,31 @@ Nothing is decided here: ``plan`` decided, ``launcher`` keeps, ``service`` order
 import asyncio
 import contextlib
 import ctypes
+import hashlib
 import os
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
 from vllm_launcher import view
-from vllm_launcher.control import ControlServer
+from vllm_launcher.control import Around, ControlServer
 from vllm_launcher.errors import LauncherError
+from vllm_launcher.hardware import Hardware
 from vllm_launcher.keeping import service
 from vllm_launcher.keeping.child import SupervisedChild
 from vllm_launcher.keeping.collaborators import External, ServerSpec
 from vllm_launcher.keeping.health import HttpHealth
 from vllm_launcher.keeping.launcher import Launcher
 from vllm_launcher.keeping.ports import PortTable
-from vllm_launcher.prepare import Preparation, Project
+from vllm_launcher.planning.planned import Plan
+from vllm_launcher.prepare import EXTERNAL, Preparation, Project
 from vllm_launcher.processes.process import Launch
 from vllm_launcher.processes.run_directory import RunDirectory
 from vllm_launcher.registry.entries import ExternalEngine, ModelSpec
+from vllm_launcher.reload import ModelList, write_accepted
 from vllm_launcher.settings import Settings
 
 PR_SET_PDEATHSIG = 1
@@ -44,8 +49,12 @@ class Address:
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
-async def up(project: Project, settings: Settings, *, address: Address | None, console: Console) -> None:
+async def up(
+    project: Project, settings: Settings, *, hardware: Hardware, address: Address | None, console: Console
+) -> None:
     """Serve the plan until SIGINT or SIGTERM; without ``address`` no app is started.
+
+    ``hardware`` is what the plan was made for.
 
     Raises:
         LauncherError: the port is taken, another launcher runs here, or the app cannot be kept running.
@@ -54,21 +63,37 @@ async def up(project: Project, settings: Settings, *, address: Address | None, c
         await service.check_port_free(address.host, address.port)
     with contextlib.closing(RunDirectory.open(settings.run_dir)) as directory:
         stop = service.stop_signals()
+        run = directory.path
+        preparation = Preparation(project, settings, logs=run / "logs", records=run / "servers")
         launcher = Launcher(
             server_specs(project, settings),
-            prepare=Preparation(project, settings, logs=directory.path / "logs", records=directory.path / "servers"),
+            prepare=preparation,
             spawn=directory.spawn,
             health=HttpHealth(),
             ports=PortTable(reserved=[address.port] if address else []),
+            capacity=project.plan.capacity,
+            desired=run / "desired.json",
         )
-        app = app_child(project, address, settings, directory) if address else None
-        showing = asyncio.create_task(show(launcher, address, console))
+        models = ModelList(
+            project,
+            hardware=hardware,
+            settings=settings,
+            specs=server_specs,
+            launcher=launcher,
+            preparation=preparation,
+            run=run,
+        )
+        accepted = write_accepted(project.registry, run)
+        around = Around(reload=models.reload, stop=stop.set, log=directory.log)
+        app = app_child(accepted, address, settings, directory) if address else None
+        aside = [asyncio.create_task(show(launcher, address, console)), asyncio.create_task(models.watch())]
         try:
-            control = ControlServer(launcher, directory.control_socket)
+            control = ControlServer(launcher, directory.control_socket, around=around)
             await service.serve(launcher, run=directory, control=control, app=app, stop=stop)
         finally:
-            showing.cancel()
-            await asyncio.gather(showing, return_exceptions=True)
+            for task in aside:
+                task.cancel()
+            await asyncio.gather(*aside, return_exceptions=True)
 
 
 async def show(launcher: Launcher, address: Address | None, console: Console) -> None:
@@ -81,19 +106,38 @@ async def show(launcher: Launcher, address: Address | None, console: Console) ->
 
 def server_specs(project: Project, settings: Settings) -> list[ServerSpec]:
     """Every model of the registry: those that the plan has a place for, and the others with the reason."""
-    refusals = {rejected.model: LauncherError(rejected.reason, rejected.hint) for rejected in project.plan.rejected}
-    return [
-        ServerSpec(
-            model=spec.id,
-            served_name=served_name(spec),
-            task=spec.task,
-            load=spec.load,
-            external=external(spec.engine, settings),
-            refusal=refusals.get(spec.id),
-            image_size=spec.drawing.size or "256x256",
-        )
-        for spec in project.registry.models
-    ]
+    return [server_spec(spec, project.plan, settings) for spec in project.registry.models]
+
+
+def server_spec(spec: ModelSpec, plan: Plan, settings: Settings) -> ServerSpec:
+    """One model of the registry as the launcher keeps it."""
+    planned = plan.server(spec.id)
+    refused = next((rejected for rejected in plan.rejected if rejected.model == spec.id), None)
+    return ServerSpec(
+        model=spec.id,
+        served_name=served_name(spec),
+        task=spec.task,
+        load=spec.load,
+        external=external(spec.engine, settings),
+        refusal=LauncherError(refused.reason, refused.hint) if refused else None,
+        image_size=spec.drawing.size or "256x256",
+        needs=planned.needs if planned and planned.engine != EXTERNAL else {},
+        pinned=spec.residency.pinned,
+        shares=planned.shares if planned else False,
+        idle_seconds=spec.residency.idle_seconds,
+        sleep=planned.sleep if planned else None,
+        fingerprint=fingerprint(spec),
+    )
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """Changes when the entry asks for another server.
+
+    What the plan computes is left out: adding a model must not restart the others because their shares changed.
+    """
+    shapes = {"task", "source", "engine", "limits", "drawing", "replicas", "balance"}
+    text = spec.model_dump_json(include=shapes) + str(spec.residency.sleep)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def served_name(spec: ModelSpec) -> str:
@@ -110,11 +154,11 @@ def external(engine: object, settings: Settings) -> External | None:
     return External(base_url=engine.url.rstrip("/").removesuffix("/v1"), headers=headers)
 
 
-def app_child(project: Project, address: Address, settings: Settings, directory: RunDirectory) -> SupervisedChild:
+def app_child(models: Path, address: Address, settings: Settings, directory: RunDirectory) -> SupervisedChild:
     """The app, as one more supervised process."""
     env = {
         **settings.app_environment,
-        "LANGSERVE_VLLM_MODELS": str(project.models.absolute()),
+        "LANGSERVE_VLLM_MODELS": str(models.absolute()),
         "LANGSERVE_VLLM_CONTROL": str(directory.control_socket),
         "LANGSERVE_VLLM_HOST": address.host,
         "LANGSERVE_VLLM_PORT": str(address.port),

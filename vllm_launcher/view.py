@@ -31,20 +31,41 @@ PLAIN_STEPS = 10
 
 
 def table(status: LauncherStatus, *, now: float | None = None) -> Table:
-    """The servers as a table: state, phase, memory, restarts, age."""
+    """The servers as a table: state, phase, requests, speed, cache, memory, restarts, age."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("MODEL", "STATE", "PHASE", "MEMORY", "RESTARTS", "FOR"):
-        grid.add_column(heading, no_wrap=heading != "PHASE")
-    for server in status.servers:
+    for heading in ("MODEL", "STATE", "PHASE", "REQUESTS", "TOKENS/S", "CACHE", "MEMORY", "RESTARTS", "FOR"):
+        grid.add_column(heading, no_wrap=heading != "PHASE", justify="right" if heading in RIGHT else "left")
+    for server in served(status):
         grid.add_row(
-            server.model,
-            Text("not served", style="dim") if server.refused else Text(server.state, style=STYLES[server.state]),
+            f"{server.model} (pinned)" if server.pinned else server.model,
+            Text(server.state, style=STYLES[server.state]),
             describe(server),
+            "" if server.requests is None else str(server.requests),
+            "" if server.tokens_per_second is None else f"{server.tokens_per_second:.1f}",
+            "" if server.cache_usage is None else f"{server.cache_usage:.0%}",
             size(server.memory_bytes) if server.memory_bytes else "",
             str(server.restarts),
             duration((time.time() if now is None else now) - server.since) if server.since else "",
         )
     return grid
+
+
+RIGHT = ("REQUESTS", "TOKENS/S", "CACHE", "MEMORY", "RESTARTS")
+
+
+def served(status: LauncherStatus) -> list[ServerStatus]:
+    """Those that this machine has a place for."""
+    return [server for server in status.servers if not server.refused]
+
+
+def remarks(status: LauncherStatus) -> list[str]:
+    """What else there is to say: models that are not served, an edit that was not taken over."""
+    told: list[str] = []
+    if refused := [server.model for server in status.servers if server.refused]:
+        told.append(f"not served on this machine: {', '.join(refused)} ('plan' tells why)")
+    if status.problem:
+        told.append(f"models.json was edited and not taken over: {status.problem}")
+    return told
 
 
 def describe(server: ServerStatus) -> str:
@@ -97,7 +118,12 @@ async def follow_live(events: AsyncIterator[LauncherStatus], console: Console) -
     """The table with a bar under it for each running step, redrawn in place."""
     with Live(console=console, refresh_per_second=8, transient=False) as live:
         async for status in events:
-            live.update(Group(table(status), *bars(status)))
+            live.update(everything(status))
+
+
+def everything(status: LauncherStatus) -> Group:
+    """Table, bars and remarks."""
+    return Group(table(status), *bars(status), *(Text(remark, style="dim") for remark in remarks(status)))
 
 
 def bars(status: LauncherStatus) -> list[RenderableType]:
@@ -113,10 +139,15 @@ def bars(status: LauncherStatus) -> list[RenderableType]:
 
 
 async def follow_plainly(events: AsyncIterator[LauncherStatus], console: Console) -> None:
-    """A line for each new state or phase, and for each tenth of a step."""
+    """A line for each new state or phase, and for each tenth of a step; a remark when it is new."""
     said: dict[str, tuple[str, str, int]] = {}
+    remarked: list[str] = []
     async for status in events:
-        for server in status.servers:
+        for remark in remarks(status):
+            if remark not in remarked:
+                console.print(remark, highlight=False, markup=False, soft_wrap=True)
+        remarked = remarks(status)
+        for server in served(status):
             mark = milestone(server)
             if said.get(server.model) != mark and not (server.model not in said and server.state == "absent"):
                 said[server.model] = mark
@@ -133,5 +164,4 @@ def milestone(server: ServerStatus) -> tuple[str, str, int]:
 def line(server: ServerStatus) -> str:
     """One server in one line."""
     told = describe(server)
-    state = "not served" if server.refused else server.state
-    return f"{server.model}: {state}" + (f" - {told}" if told else "")
+    return f"{server.model}: {server.state}" + (f" - {told}" if told else "")

@@ -12,7 +12,7 @@ langserve's ``APIHandler`` reads configs and inputs, runs the chain and writes i
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,11 +23,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from app.chains import Chain
-from app.errors import InvalidInput, ShuttingDown, TooLarge, UnknownRoute
+from app.errors import InvalidInput, ModelNotReady, ShuttingDown, TooLarge, UnknownRoute
 from app.guard import Preferences, parse_preferences, read_json, while_wanted
 from app.openapi import Bodies
 from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
-from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tells_output
+from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import invalid, named_errors
 from app.settings import Settings
@@ -57,6 +57,8 @@ class ParsedRequest(Request):
         return self._parsed
 
 
+BETWEEN_COMMENTS = 0.5
+"""Seconds between two comments on a model that is loading, at least."""
 Wants = Callable[[Event], bool]
 HandlerCall = Callable[..., Awaitable[Any]]
 
@@ -155,12 +157,15 @@ class LangServeRoutes:
     async def _stream(self, request: Request, start: HandlerCall, enough: Wants) -> Response:
         body = await self._read(request, "input")
         self._check_input(body["input"], "input")
+        hold = self._around.settings.stream_hold
         with named_errors():
             async with while_wanted(request.receive, self._around.shutdown):
-                await self._get_ready(request)
-                answer = await _call(start, request, body)
-                pump = Pump(mend(answer.body_iterator))
-                held = await pump.hold(enough, self._around.settings.stream_hold)
+                if await self._is_ready_within(request, hold):
+                    answer = await _call(start, request, body)
+                    pump = Pump(mend(answer.body_iterator))
+                    held = await pump.hold(enough, hold)
+                else:
+                    pump, held = Pump(self._late(request, start, body)), ()
         return EventStream(
             pump,
             held=held,
@@ -168,6 +173,24 @@ class LangServeRoutes:
             shutdown=self._around.shutdown,
             ping=self._around.settings.ping,
         )
+
+    async def _late(self, request: Request, start: HandlerCall, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
+        """Tell in comments how far the model is until it is ready, then answer."""
+        table = self._around.table
+        waiting = asyncio.ensure_future(table.ensure_ready(self._model, self._wait(request)))
+        try:
+            said = ""
+            while not waiting.done():
+                if (now := tell_progress(table.server(self._model))) != said:
+                    yield Event("", now)
+                    said = now
+                await asyncio.wait({waiting}, timeout=BETWEEN_COMMENTS)
+            await waiting
+        finally:
+            waiting.cancel()
+        answer = await _call(start, request, body)
+        async for event in mend(answer.body_iterator):
+            yield event
 
     # --- pages -------------------------------------------------------------------------------
 
@@ -216,10 +239,24 @@ class LangServeRoutes:
             raise invalid(error.errors(include_url=False, include_input=False), within=place) from error
 
     async def _get_ready(self, request: Request) -> None:
+        await self._around.table.ensure_ready(self._model, self._wait(request))
+
+    async def _is_ready_within(self, request: Request, seconds: float) -> bool:
+        """Wait so long; False if there is more time than that, and the model is not ready."""
+        wait = self._wait(request)
+        try:
+            await self._around.table.ensure_ready(self._model, min(wait, seconds))
+        except ModelNotReady:
+            if wait <= seconds:
+                raise
+            return False
+        return True
+
+    def _wait(self, request: Request) -> float:
+        """Seconds that the request waits for its model."""
         settings = self._around.settings
         wished = _preferences(request).wait
-        wait = settings.wait_ready if wished is None else wished
-        await self._around.table.ensure_ready(self._model, min(wait, settings.wait_ready_max))
+        return min(settings.wait_ready if wished is None else wished, settings.wait_ready_max)
 
 
 # --- requests ------------------------------------------------------------------------------

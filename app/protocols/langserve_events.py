@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from app.errors import describe, meaning
+from app.errors import describe, describe_progress, meaning, scrub
 from app.guard import CallerLeft
 from app.protocols.sse import Event
 from app.responses import name_error
+from vllm_launcher.status import ServerStatus
 
 
 async def mend(events: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[Event, None]:
@@ -35,6 +36,14 @@ async def _abandon(events: AsyncGenerator[Mapping[str, Any], None]) -> None:
     with suppress(CallerLeft, StopAsyncIteration):
         await events.athrow(CallerLeft())
         await anext(events)
+
+
+def tell_progress(server: ServerStatus | None) -> str:
+    """Return how far a model is that a stream waits for, as one line of JSON; without addresses and paths."""
+    if server is None:
+        return json.dumps({"state": "unreachable"})
+    told = {"state": server.state, "phase": scrub(server.phase), "progress": describe_progress(server.progress)}
+    return json.dumps({"model": server.model, **told})
 
 
 def is_output(event: Event) -> bool:

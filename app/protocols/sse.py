@@ -26,13 +26,18 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. ``data`` is None for an event that is only a name."""
+    """One event. ``data`` is None for an event that is only a name.
+
+    One without a name is a comment with ``data`` in it: clients that follow the standard pass over it.
+    """
 
     name: str
     data: str | None = None
 
     def encode(self) -> bytes:
         """Return the event's frame."""
+        if not self.name:
+            return f": {_LINE_END.sub(' ', self.data or '')}\r\n\r\n".encode()
         frame = f"event: {self.name}\r\n"
         if self.data is not None:
             lines = _LINE_END.split(self.data) if "\n" in self.data or "\r" in self.data else (self.data,)

@@ -98,6 +98,16 @@ class StillLauncher:
         _ = model, retry
         return self.server
 
+    async def unload(self, model: str) -> ServerStatus:
+        """It stays."""
+        _ = model
+        return self.server
+
+    async def restart(self, model: str) -> ServerStatus:
+        """It stays."""
+        _ = model
+        return self.server
+
 
 @dataclass
 class App:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.process.fleet import DEADLINE, marked
 from tests.processes import until_gone
-from vllm_launcher.control import ControlClient
+from vllm_launcher.control_client import ControlClient
 from vllm_launcher.errors import LauncherGone
 from vllm_launcher.processes.run_directory import control_socket
 from vllm_launcher.status import LauncherStatus, ServerStatus

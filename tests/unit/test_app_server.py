@@ -59,10 +59,10 @@ async def test_ready_when_every_startup_model_is(client: httpx.AsyncClient) -> N
     assert (response.status_code, response.json()["status"]) == (200, "ready")
 
 
-@pytest.mark.parametrize("state", ["absent", "fetching", "starting", "warming", "draining", "stopped", "failed"])
+@pytest.mark.parametrize("state", ["absent", "fetching", "starting", "warming", "failed"])
 async def test_not_ready_lists_the_others(stage: Stage, state: Any) -> None:
     """With their states, so that who waits knows for what."""
-    async with stage.client(ScriptedEngine(says("x")), ScriptedLauncher(server(state))) as client:
+    async with stage.client(ScriptedEngine(says("x")), ScriptedLauncher(server(state, restarts=1))) as client:
         response = await client.get("/ready")
     assert response.status_code == 503
     assert [(model["id"], model["state"]) for model in response.json()["models"]] == [(MODEL, state)]

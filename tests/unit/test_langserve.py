@@ -446,7 +446,7 @@ async def test_a_batch_is_computed_a_few_at_a_time(tmp_path: Path) -> None:
     """Concurrency is bounded and used."""
 
     async def slow(body: Mapping[str, Any]) -> Any:
-        for _ in range(5):
+        for _ in range(50):
             await asyncio.sleep(0)
         return echo(body)
 

@@ -4,12 +4,16 @@
 
     launcher.lock     held (flock) while the launcher lives, with its pid inside
     control.sock      the control API
+    control.token     what its clients have to show, new at every start
+    models.json       the list of models that is served, as it was taken over last
+    desired.json      what is loaded, for the next launcher
     servers/NAME.json what identifies the processes of NAME, while there are any (``orphans.py``)
     logs/NAME.log     what NAME printed, bounded
 """
 
 import fcntl
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +73,25 @@ class RunDirectory:
 def control_socket(run: Path) -> Path:
     """The control socket of the launcher that runs in ``run``, for a client that does not own it."""
     return run / "control.sock"
+
+
+def new_token(run: Path) -> str:
+    """A new token for the control API, and the file with it, which nobody else can read."""
+    token = secrets.token_urlsafe(32)
+    new = run / "control.token.new"
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token)
+    new.replace(run / "control.token")
+    return token
+
+
+def token_of(run: Path) -> str:
+    """The token of the launcher that runs there; empty without one."""
+    try:
+        return (run / "control.token").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _lock(path: Path) -> int:
