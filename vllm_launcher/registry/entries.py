@@ -19,9 +19,10 @@ FLAG_PATTERN = r"^[a-z][a-z0-9.-]*$"
 VARIABLE_PATTERN = r"^[A-Z][A-Z0-9_]*$"
 
 RESERVED_IDS = frozenset({
-    "api", "assets", "batch", "chat", "docs", "events", "favicon.ico", "files", "health", "images", "infer", "invoke",
-    "login", "logout", "metrics", "models", "openapi.json", "playground", "ready", "redoc", "robots.txt", "static",
-    "status", "stream", "threads", "v1", "v2",
+    "api", "assets", "audio", "batch", "chat", "completions", "docs", "documents", "embeddings", "events",
+    "favicon.ico", "files", "generate", "generate_stream", "health", "images", "info", "infer", "invocations", "invoke",
+    "keys", "login", "logout", "metrics", "models", "openapi.json", "pictures", "playground", "ready", "redoc",
+    "robots.txt", "sessions", "static", "status", "stream", "threads", "v1", "v2",
 })  # fmt: skip
 """First path segments the app answers itself: a model of that name could never be reached."""
 

@@ -4,7 +4,7 @@ from chat_vllm.errors import EngineStreamCutError, EngineStreamError, NotAnAnswe
 from chat_vllm.messages import ChatInput, ChatOutput
 from chat_vllm.model import ChatVLLM
 from chat_vllm.prompt import ChatPrompt, chat_prompt
-from chat_vllm.sampling import ConfigurableChat, configurable
+from chat_vllm.sampling import ConfigurableChat, Options, Sampling, configurable
 
 __all__ = [
     "ChatInput",
@@ -15,6 +15,8 @@ __all__ = [
     "EngineStreamCutError",
     "EngineStreamError",
     "NotAnAnswerError",
+    "Options",
+    "Sampling",
     "chat_prompt",
     "configurable",
 ]

@@ -1,4 +1,4 @@
-"""Sampling per request: ``config={"configurable": {"temperature": 0.7}}``."""
+"""Sampling, and what else a request may ask for: ``config={"configurable": {"temperature": 0.7}}``."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -48,6 +48,30 @@ class Sampling(BaseModel):
     stop: list[str] | None = Field(None, title="Stop", description="Texts that end the answer.")
 
 
+class Options(BaseModel):
+    """What a request may ask for beside sampling: fields of its body, as OpenAI and vLLM name them. None: not said."""
+
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = Field(
+        None, description="A JSON schema that the answer follows, or OpenAI's response_format."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logit_bias: dict[str, float] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    thinking: bool | None = Field(None, description="Whether a model that can reason does so before it answers.")
+
+    def arguments(self) -> dict[str, Any]:
+        """As keyword arguments of ``ChatVLLM``'s methods."""
+        said = self.model_dump(exclude_none=True)
+        if (thinking := said.pop("thinking", None)) is not None:
+            said["chat_template_kwargs"] = {"enable_thinking": thinking, "thinking": thinking}
+        return said
+
+
 if TYPE_CHECKING:
     Fields = RunnableConfigurableFields[LanguageModelInput, AIMessage]
 else:
@@ -78,10 +102,13 @@ class ConfigurableChat(Fields):
         config = ensure_config(config)
         asked = config.get("configurable") or {}
         changes = {name: asked[name] for name in self.fields if name in asked}
-        if not changes:
+        wishes = {name: asked[name] for name in Options.model_fields if name in asked}
+        if not changes and not wishes:
             return self.model, config
         checked = Sampling.model_validate(changes).model_dump(exclude_unset=True)
-        return self.model.model_copy(update=checked), config
+        model = self.model.model_copy(update=checked) if checked else self.model
+        arguments = Options.model_validate(wishes).arguments()
+        return (model.bind(**arguments) if arguments else model), config
 
     def bind_tools(
         self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any

@@ -117,3 +117,28 @@ def test_only_named_fields_can_be_opened(recorded: Any) -> None:
     """A chain may keep the rest for itself."""
     llm = configurable(recorded("answer.json").llm(), ["temperature"])
     assert [spec.id for spec in llm.config_specs] == ["temperature"]
+
+
+async def test_a_request_may_ask_for_more_than_sampling(recorded: Any) -> None:
+    """Tools, a schema and thinking reach the engine as fields of its body, beside changed sampling."""
+    engine = recorded("answer.json")
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    schema = {"title": "City", "type": "object", "properties": {"name": {"type": "string"}}}
+    wishes: RunnableConfig = {
+        "configurable": {"temperature": 0.7, "tools": tools, "tool_choice": "none", "response_format": schema}
+        | {"thinking": False, "logprobs": True, "top_logprobs": 2}
+    }
+    await configurable(engine.llm()).ainvoke("hi", wishes)
+    asked = engine.asked
+    assert (asked["temperature"], asked["tools"], asked["tool_choice"]) == (0.7, tools, "none")
+    assert asked["response_format"]["json_schema"]["schema"]["properties"] == schema["properties"]
+    assert asked["chat_template_kwargs"]["enable_thinking"] is False
+    assert (asked["logprobs"], asked["top_logprobs"]) == (True, 2)
+
+
+async def test_a_wish_out_of_its_range_is_refused(recorded: Any) -> None:
+    """Before anything is asked."""
+    engine = recorded("answer.json")
+    with pytest.raises(ValidationError, match="top_logprobs"):
+        await configurable(engine.llm()).ainvoke("hi", {"configurable": {"top_logprobs": 99}})
+    assert engine.requests == []
