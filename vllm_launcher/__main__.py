@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from vllm_launcher import __version__, doctor, verbs, view
+from vllm_launcher.command import ROUTER_ENGINE
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.errors import InvalidModels, LauncherError, LauncherGone
 from vllm_launcher.hardware import Hardware, detect
@@ -271,7 +272,8 @@ def tell(server: ServerStatus, *, as_json: bool) -> None:
 
 def needed_engines(project: Project) -> list[str]:
     """The engines of the plan's servers, each once."""
-    return sorted({server.engine for server in project.plan.servers} - {EXTERNAL})
+    routers = {ROUTER_ENGINE for server in project.plan.servers if server.replica}
+    return sorted({server.engine for server in project.plan.servers} - {EXTERNAL} | routers)
 
 
 def print_json(values: Sequence[object]) -> None:

@@ -10,7 +10,8 @@ import hashlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +22,7 @@ from vllm_launcher.errors import LauncherError
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.keeping import service
 from vllm_launcher.keeping.child import SupervisedChild
-from vllm_launcher.keeping.collaborators import External, ServerSpec
+from vllm_launcher.keeping.collaborators import External, ServerSpec, part_of
 from vllm_launcher.keeping.health import HttpHealth
 from vllm_launcher.keeping.launcher import Launcher
 from vllm_launcher.keeping.ports import PortTable
@@ -110,7 +111,23 @@ def server_specs(project: Project, settings: Settings) -> list[ServerSpec]:
 
 
 def server_spec(spec: ModelSpec, plan: Plan, settings: Settings) -> ServerSpec:
-    """One model of the registry as the launcher keeps it."""
+    """One model of the registry as the launcher keeps it; with its replicas, where the plan has several."""
+    servers = plan.replicas(spec.id)
+    whole = single_spec(spec, plan, settings)
+    if len(servers) < 2:  # noqa: PLR2004 - several
+        return whole
+    replicas = [
+        replace(whole, model=part_of(spec.id, number), needs=server.needs, idle_seconds=None)
+        for number, server in enumerate(servers)
+    ]
+    needs = Counter[str]()
+    for server in servers:
+        needs.update(server.needs)
+    return replace(whole, replicas=tuple(replicas), needs=dict(needs), balance=spec.balance)
+
+
+def single_spec(spec: ModelSpec, plan: Plan, settings: Settings) -> ServerSpec:
+    """One server of a model."""
     planned = plan.server(spec.id)
     refused = next((rejected for rejected in plan.rejected if rejected.model == spec.id), None)
     return ServerSpec(

@@ -45,7 +45,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[s
 def _row(server: PlannedServer) -> tuple[str, ...]:
     memory = server.memory
     return (
-        server.model,
+        f"{server.model} #{server.replica}" if server.replica else server.model,
         loaded(server),
         server.engine,
         ", ".join(str(index) for index in server.gpus) or "-",
