@@ -36,6 +36,7 @@ from vllm_launcher.up import Address, exit_with_parent
 from vllm_launcher.up import up as serve_project
 
 T = TypeVar("T")
+PROGRAM = "langserve-vllm"
 FAILED, MISUNDERSTOOD, INVALID, NOT_RUNNING = 1, 2, 3, 4
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From models.json to ready model servers.")
@@ -67,6 +68,7 @@ def up(
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
     app: Annotated[bool, typer.Option(help="Start the app in front of the servers.")] = True,
+    as_json: AsJson = False,
     with_parent: WithParent = False,
 ) -> None:
     """Start everything that models.json names, and keep it running until Ctrl-C."""
@@ -75,7 +77,8 @@ def up(
     hardware = detect()
     project = read_models(models, hardware)
     address = Address(host, port) if app else None
-    run(serve_project(project, settings(), hardware=hardware, address=address, console=out))
+    follow = print_each if as_json else None
+    run(serve_project(project, settings(), hardware=hardware, address=address, console=out, follow=follow))
 
 
 @cli.command()
@@ -172,7 +175,7 @@ def status(
     if as_json:
         typer.echo(now.model_dump_json(indent=2))
     else:
-        out.print(view.everything(now))
+        view.show(now, out)
 
 
 @cli.command()
@@ -219,7 +222,7 @@ def reload(*, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(now.model_dump_json(indent=2))
     else:
-        out.print(view.everything(now))
+        view.show(now, out)
 
 
 @cli.command()
@@ -313,7 +316,7 @@ def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)])
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    cli()
+    cli(prog_name=PROGRAM)  # also under python -m, whose own name no shell could complete
 
 
 if __name__ == "__main__":

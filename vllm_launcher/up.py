@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -33,8 +35,10 @@ from vllm_launcher.processes.run_directory import RunDirectory
 from vllm_launcher.registry.entries import ExternalEngine, ModelSpec
 from vllm_launcher.reload import ModelList, write_accepted
 from vllm_launcher.settings import Settings
+from vllm_launcher.status import LauncherStatus
 
 PR_SET_PDEATHSIG = 1
+Follow = Callable[[AsyncIterator[LauncherStatus]], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,18 @@ class Address:
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
-async def up(
-    project: Project, settings: Settings, *, hardware: Hardware, address: Address | None, console: Console
+async def up(  # noqa: PLR0913 - the command line names them
+    project: Project,
+    settings: Settings,
+    *,
+    hardware: Hardware,
+    address: Address | None,
+    console: Console,
+    follow: Follow | None = None,
 ) -> None:
     """Serve the plan until SIGINT or SIGTERM; without ``address`` no app is started.
 
-    ``hardware`` is what the plan was made for.
+    ``hardware`` is what the plan was made for; ``follow`` tells of every change instead of the console.
 
     Raises:
         LauncherError: the port is taken, another launcher runs here, or the app cannot be kept running.
@@ -87,7 +97,10 @@ async def up(
         accepted = write_accepted(project.registry, run)
         around = Around(reload=models.reload, stop=stop.set, log=directory.log)
         app = app_child(accepted, address, settings, directory) if address else None
-        aside = [asyncio.create_task(show(launcher, address, console)), asyncio.create_task(models.watch())]
+        aside = [
+            asyncio.create_task(follow(launcher.events()) if follow else show(launcher, address, console)),
+            asyncio.create_task(models.watch()),
+        ]
         try:
             control = ControlServer(launcher, directory.control_socket, around=around)
             await service.serve(launcher, run=directory, control=control, app=app, stop=stop)

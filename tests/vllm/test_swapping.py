@@ -72,19 +72,24 @@ async def embed(product: Product, text: str) -> tuple[list[float], float]:
     asked, client = time.monotonic(), ControlClient(control_socket(product.run_dir))
     while True:
         await client.ensure_ready("minilm")
-        async for now in client.watch():
-            server = now.server("minilm")
-            assert server is not None
-            assert server.state != "failed", server
-            if server.endpoint:
-                break
-        async with httpx.AsyncClient(base_url=server.endpoint or "", timeout=WAIT) as engine:
+        async with httpx.AsyncClient(base_url=await endpoint(client, "minilm"), timeout=WAIT) as engine:
             try:
                 answer = await engine.post("/v1/embeddings", json={"model": "minilm", "input": text})
             except httpx.ConnectError:
                 continue
         if answer.status_code != 500:
             return answer.raise_for_status().json()["data"][0]["embedding"], time.monotonic() - asked
+
+
+async def endpoint(client: ControlClient, model: str) -> str:
+    """Wait until the model is ready; where it answers."""
+    async for now in client.watch():
+        server = now.server(model)
+        assert server is not None
+        assert server.state != "failed", server
+        if server.endpoint:
+            return server.endpoint
+    raise AssertionError("the launcher has ended")
 
 
 async def test_two_models_swap_under_concurrent_requests_without_a_lost_or_wrong_answer(product: Product) -> None:

@@ -262,7 +262,8 @@ async def _get(session: aiohttp.ClientSession, url: str, within: float) -> tuple
 
 
 async def _alive(session: aiohttp.ClientSession, target: Target, within: float) -> bool:
-    path = "/v1/models" if target.external else "/health"
+    """Whether it answers; of a router that starts, whether a server behind it does."""
+    path = "/v1/models" if target.external or target.forwards else "/health"
     with contextlib.suppress(*NO_ANSWER):
         status, _ = await _get(session, target.base_url + path, within)
         return status == 200  # noqa: PLR2004 - OK
@@ -286,7 +287,7 @@ async def _sample(session: aiohttp.ClientSession, target: Target, within: float)
             status, text = await _get(session, target.base_url + "/metrics", within)
             if status == 200:  # noqa: PLR2004 - OK
                 return read_metrics(text)
-        if await _alive(session, target, within):
+        if await _alive(session, replace(target, forwards=False), within):
             return Sample(busy=False, moved=None)
     return None
 

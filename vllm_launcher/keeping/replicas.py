@@ -15,6 +15,7 @@ from vllm_launcher.errors import LauncherError
 from vllm_launcher.keeping.collaborators import ROUTER, Build, Graces, ServerSpec, Tools, part_of
 from vllm_launcher.keeping.gathered import gather
 from vllm_launcher.keeping.keeper import FINISHING, Keeper
+from vllm_launcher.keeping.ports import LOOPBACK
 from vllm_launcher.keeping.reporter import Teller, first_status
 from vllm_launcher.keeping.room import Room
 from vllm_launcher.keeping.router import Routes
@@ -24,8 +25,10 @@ from vllm_launcher.status import ServerStatus
 
 logger = logging.getLogger(__name__)
 
-AGAIN = 1.0
-"""Seconds before the router is told again what it did not take, and between two looks for idleness."""
+AGAIN = 0.1
+"""Seconds before the router is told again what it did not take: it has just been started, mostly."""
+LOOK = 1.0
+"""Seconds between two looks for idleness."""
 
 
 class Replicas:
@@ -42,8 +45,10 @@ class Replicas:
         self._router = Keeper(_router_of(spec), self, aside, room)
         self._wanted = False
         self._leaving: str | None = None
-        self._routed: tuple[str | None, frozenset[str]] = (None, frozenset())
-        self._named: frozenset[str] = frozenset()
+        self._at: str | None = None
+        """Where the router listens, from when its process is there."""
+        self._routed: frozenset[str] = frozenset()
+        """Whom it sends requests to."""
         self._status = first_status(spec)
         self._changed = asyncio.Event()
         self._answering = asyncio.Event()
@@ -123,12 +128,11 @@ class Replicas:
 
     def _tell(self, *, minor: bool = False) -> None:
         """Tell of all of them as one, where something has changed."""
-        router, routed = self._routed
         told = gather(
             self._spec,
             [keeper.status for keeper in self._keepers],
             self._router.status,
-            routed=routed if router == self._router.status.endpoint else frozenset(),
+            routed=self._routed,
             leaving=self._leaving,
         )
         same_state = told.state == self._status.state
@@ -149,7 +153,7 @@ class Replicas:
             self._changed.clear()
             await self._steer()
             done = await self._route()
-            again = AGAIN if not done or self._spec.idle_seconds is not None else None
+            again = AGAIN if not done else LOOK if self._spec.idle_seconds is not None else None
 
     async def _steer(self) -> None:
         """Have a router where there is something to route to; stop everything where there cannot be one, or is idle."""
@@ -164,21 +168,18 @@ class Replicas:
 
     async def _route(self) -> bool:
         """Bring the router's servers to those that are ready; whether that worked."""
-        router = self._router.status.endpoint
-        if router is None:
-            self._routed = (None, frozenset())
+        if self._at is None or self._router.status.pid is None:
             return True
-        if self._routed[0] != router:  # it has just started, with those that it was given
-            self._routed = (router, self._named)
         try:
-            for server in sorted(self._routed[1] - self._ready()):
-                await self._routes.remove(router, server)
-                self._routed = (router, self._routed[1] - {server})
-            for server in sorted(self._ready() - self._routed[1]):
-                await self._routes.add(router, server)
-                self._routed = (router, self._routed[1] | {server})
+            for server in sorted(self._routed - self._ready()):
+                await self._routes.remove(self._at, server)
+                self._routed -= {server}
+            for server in sorted(self._ready() - self._routed):
+                await self._routes.add(self._at, server)
+                self._routed |= {server}
         except LauncherError as error:
-            logger.warning("%s: %s", self._router.spec.model, error.reason)
+            if self._router.status.endpoint is not None:  # else it is just about to answer
+                logger.warning("%s: %s", self._router.spec.model, error.reason)
             return False
         finally:
             self._tell()
@@ -189,12 +190,12 @@ class Replicas:
         build = await self._tools.prepare(model, report)
         await self._answering.wait()  # ready means a token, which a router alone cannot give
 
-        def with_servers(port: int) -> Launch:
+        def at(port: int) -> Launch:
             launch = build(port)
-            self._named = self._ready()
-            return replace(launch, argv=(*launch.argv, *sorted(self._named)))
+            self._at, self._routed = f"http://{LOOPBACK}:{port}", self._ready()
+            return replace(launch, argv=(*launch.argv, *sorted(self._routed)))
 
-        return with_servers
+        return at
 
     def _ready(self) -> frozenset[str]:
         """Where replicas answer now."""
