@@ -66,8 +66,13 @@ def engine_timeout(settings: Settings) -> httpx2.Timeout:
     return httpx2.Timeout(settings.engine_silence, connect=settings.engine_connect)
 
 
-def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
+def build_chain(spec: ModelSpec, access: EngineAccess, server: ModelSpec | None = None) -> Chain:
     """Return the chain of one entry.
+
+    Args:
+        spec: The entry.
+        access: The way to its server.
+        server: The entry whose server it uses, if not its own.
 
     Raises:
         ChainError: It cannot be built.
@@ -77,17 +82,19 @@ def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
     build = _find_builder(spec.id, spec.chain.package)
     try:
         return build(
-            build_chat_model(spec, access), system_prompt=spec.chain.system_prompt, variables=spec.chain.variables
+            build_chat_model(spec, access, server),
+            system_prompt=spec.chain.system_prompt,
+            variables=spec.chain.variables,
         )
     except ValueError as error:  # a variable of the prompt without a value, for example
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
 
 
-def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
+def build_chat_model(spec: ModelSpec, access: EngineAccess, server: ModelSpec | None = None) -> Chain:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
-    name, key = _credentials(spec)
+    name, key = engine_credentials(server or spec)
     llm = ChatVLLM(
         model=name,
         base_url=BASE_URL,
@@ -100,7 +107,7 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
     return configurable(llm)
 
 
-def _credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
+def engine_credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
     """Return the name and the key an engine knows the model and us by."""
     engine = spec.engine
     if not isinstance(engine, ExternalEngine):

@@ -93,16 +93,17 @@ class Served:
         for spec in registry.models:
             if spec.chain is None:
                 continue
-            same = old is not None and old.get(spec.id) == spec
+            server = registry.server_of(spec)
+            same = old is not None and old.get(spec.id) == spec and old.get(server.id) == server
             known = self._routes.get(spec.id) if same else None
-            routes[spec.id] = known or langserve.create_routes(spec, build_chain(spec, self._access), around)
+            routes[spec.id] = known or langserve.create_routes(spec, build_chain(spec, self._access, server), around)
         return routes
 
     def show(self, registry: Registry, routes: dict[str, langserve.ModelRoutes]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
         self._registry, self._routes = registry, routes
-        table.models = tuple(spec.id for spec in registry.models)
+        table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         app.router.routes[:] = self._fixed
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
