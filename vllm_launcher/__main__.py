@@ -25,7 +25,8 @@ from vllm_launcher.hardware import Hardware, detect
 from vllm_launcher.machine import look
 from vllm_launcher.planning import plan_view
 from vllm_launcher.planning.plan_report import read_machine, report_of
-from vllm_launcher.prepare import EXTERNAL, Project, install
+from vllm_launcher.planning.planned import PROCESSLESS
+from vllm_launcher.prepare import Project, install
 from vllm_launcher.prepare import fetch as fetch_models
 from vllm_launcher.processes.run_directory import control_socket
 from vllm_launcher.registry import RegistryError, load_registry, schema_text
@@ -62,7 +63,7 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is ready,
 
 
 @cli.command()
-def up(
+def up(  # noqa: PLR0913 - options
     models: Models = DEFAULT_MODELS,
     *,
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
@@ -276,7 +277,7 @@ def tell(server: ServerStatus, *, as_json: bool) -> None:
 def needed_engines(project: Project) -> list[str]:
     """The engines of the plan's servers, each once."""
     routers = {ROUTER_ENGINE for server in project.plan.servers if server.replica}
-    return sorted({server.engine for server in project.plan.servers} - {EXTERNAL} | routers)
+    return sorted({server.engine for server in project.plan.servers} - PROCESSLESS | routers)
 
 
 def print_json(values: Sequence[object]) -> None:

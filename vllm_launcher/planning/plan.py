@@ -35,7 +35,7 @@ from vllm_launcher.planning.plan_omni import place_omni, plan_omni_cpu
 from vllm_launcher.planning.planned import Choice, Memory, Plan, PlannedServer, Rejected
 from vllm_launcher.planning.rooms import Rooms, rooms_of
 from vllm_launcher.registry import Registry
-from vllm_launcher.registry.entries import ExternalEngine, ModelSpec, OmniEngine
+from vllm_launcher.registry.entries import ExternalEngine, ModelSpec, OmniEngine, SharedEngine
 
 __all__ = ["Choice", "FactsOf", "Memory", "Plan", "PlannedServer", "Rejected", "plan"]
 
@@ -81,7 +81,8 @@ class _Planner:
     def plan(self) -> Plan:
         """GPUs first, then the processor for what found no room on them, then the rest of the GPUs for caches."""
         self.rooms = self.pinned_rooms = rooms_of(self.hardware.gpus)
-        self.budget = budget_of(self.hardware, self.at_startup(self.registry.models))
+        own = [spec for spec in self.registry.models if not isinstance(spec.engine, SharedEngine)]
+        self.budget = budget_of(self.hardware, self.at_startup(own))
         capacity = {f"gpu:{index}": free for index, free in self.rooms.free.items()} | {"cpu": self.budget.memory}
         refused = {spec.id: no for spec in self.by_priority() if (no := self.on_gpus(spec)) is not None}
         self.budget = self.pinned_budget = replace(self.budget, threads=self.threads(set(refused)))
@@ -91,6 +92,9 @@ class _Planner:
         self.add_replicas()
         servers = self.finished()
         self.take_turns([*chain.from_iterable(servers.values())])
+        for spec in self.registry.models:
+            if isinstance(spec.engine, SharedEngine):
+                self.outcomes[spec.id] = _shared(spec.id, spec.engine, self.outcomes[spec.engine.model])
         ordered = [outcome for spec in self.registry.models for outcome in self.of(spec, servers)]
         return Plan(
             servers=tuple(outcome for outcome in ordered if isinstance(outcome, PlannedServer)),
@@ -106,6 +110,8 @@ class _Planner:
         facts = self.known[spec.id]
         if isinstance(spec.engine, ExternalEngine):
             self.outcomes[spec.id] = _external(spec)
+        elif isinstance(spec.engine, SharedEngine):
+            return None  # decided when its owner is
         elif isinstance(facts, ModelFacts) and (missing := missing_permission(spec, facts)):
             self.outcomes[spec.id] = missing
         elif not self.hardware.gpus or device_of(spec) == "cpu":
@@ -143,8 +149,8 @@ class _Planner:
     def add_replicas(self) -> None:
         """Place further servers of the models that want several, in the order of the models, while there is room."""
         for spec in self.by_priority():
-            first = self.outcomes[spec.id]
-            if not isinstance(first, Rejected) and not getattr(first, "shares", False):
+            first = self.outcomes.get(spec.id)
+            if spec.replicas > 1 and first and not isinstance(first, Rejected) and not getattr(first, "shares", False):
                 self.more[spec.id] = list(self.replicas_of(spec, first))
 
     def replicas_of(self, spec: ModelSpec, first: PlannedServer | Placement) -> Iterator[PlannedServer | Placement]:
@@ -306,3 +312,10 @@ def _in_turns(server: PlannedServer) -> PlannedServer:
 def _external(spec: ModelSpec) -> PlannedServer:
     why = "somebody else runs it; requests go to its URL"
     return PlannedServer(model=spec.id, engine="external", reasons=(Choice("engine", "external", why),))
+
+
+def _shared(model: str, engine: SharedEngine, owner: Outcome | Placement) -> Outcome:
+    if isinstance(owner, Rejected):
+        return Rejected(model, f"it uses the server of {engine.model}, which has no place: {owner.reason}", owner.hint)
+    why = f"another chain in front of {engine.model}; its requests go to that server"
+    return PlannedServer(model=model, engine="shared", reasons=(Choice("engine", "shared", why),))
