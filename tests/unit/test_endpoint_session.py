@@ -24,7 +24,7 @@ class Listening(httpx2.AsyncBaseTransport):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_sessions_requests_carry_the_same_mark_and_not_its_name(tmp_path: Path, stream: bool) -> None:
+async def test_a_sessions_requests_carry_the_same_mark_and_not_its_name(tmp_path: Path, *, stream: bool) -> None:
     """Two of one session, one of another, one of none."""
     engine = Listening()
     body = {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
