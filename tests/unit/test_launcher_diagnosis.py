@@ -121,6 +121,16 @@ def test_what_vllm_really_printed_is_told_in_a_sentence_with_a_fix(log: str) -> 
     assert "input_value" not in diagnosis.reason
 
 
+OUT_OF_MEMORY = (
+    "(VllmWorker rank=5 pid=50999) ERROR 07-07 15:19:48 [multiproc_executor.py:492] torch.OutOfMemoryError: CUDA out "
+    "of memory. Tried to allocate 2.50 GiB. GPU 5 has a total capacity of 79.25 GiB of which 1.79 GiB is free."
+)
+NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the "
+    "tokenizer does not define one."
+)
+
+
 def test_every_log_is_diagnosed() -> None:
     """And none is forgotten."""
     assert {path.stem for path in LOGS.glob("*.log")} == set(PROVOKED)
@@ -130,11 +140,7 @@ def test_every_log_is_diagnosed() -> None:
     ("line", "fix"),
     [
         (  # vllm-project/vllm#20581
-            (
-                "(VllmWorker rank=5 pid=50999) ERROR 07-07 15:19:48 [multiproc_executor.py:492] torch.OutOfMemoryError: "
-                "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 5 has a total capacity of 79.25 GiB of which 1.79 GiB "
-                "is free."
-            ),
+            OUT_OF_MEMORY,
             "serve fewer models",
         ),
         (  # skypilot-org/skypilot#2634
@@ -150,10 +156,7 @@ def test_every_log_is_diagnosed() -> None:
             "LANGSERVE_VLLM_CACHE",
         ),
         (  # what the engine answered to the first request, of a tokenizer without a template
-            (
-                "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template "
-                "if the tokenizer does not define one."
-            ),
+            NO_TEMPLATE,
             "chat-template",
         ),
     ],
