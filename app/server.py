@@ -15,7 +15,7 @@ from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
 from app.guard import SecurityHeaders
 from app.openapi import Bodies, describe_bodies
-from app.protocols import anthropic, langserve, ollama, openai
+from app.protocols import anthropic, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
@@ -62,7 +62,7 @@ def create_app(
     app.state.table, app.state.shutdown = table, shutdown
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown)
-    for protocol in (openai, anthropic, ollama):
+    for protocol in (openai, anthropic, ollama, tgi):
         app.include_router(protocol.create_router(chats))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)

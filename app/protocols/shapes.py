@@ -120,4 +120,8 @@ def shape_of(path: str, headers: Headers) -> Shape:
     """Return the shape of the errors at ``path``; ``/v1/models`` is answered as its caller's protocol has it."""
     if path.startswith("/v1/") and "anthropic-version" in headers:
         return render_anthropic
+    if path == "/":
+        return render_tgi  # TGI takes prompts there
+    if path.startswith("/models/") and "/v1/" in path:
+        return render_openai
     return next((shape for prefix, shape in PREFIXES if path.startswith(prefix)), render_own)
