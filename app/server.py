@@ -28,6 +28,9 @@ from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_regi
 
 log = logging.getLogger(__name__)
 
+PROTOCOLS = (openai, anthropic, ollama, tgi)
+"""Those that answer for every model; LangServe's routes are made for each."""
+
 
 def create_app(
     settings: Settings,
@@ -62,7 +65,7 @@ def create_app(
     app.state.table, app.state.shutdown = table, shutdown
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown)
-    for protocol in (openai, anthropic, ollama, tgi):
+    for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)
@@ -125,7 +128,7 @@ class Served:
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        bodies: dict[str, Bodies] = {}
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
         for each in routes.values():
             app.include_router(each.router)
             bodies.update(each.bodies)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.catalogue import Choice
 from app.errors import Refused
-from app.openapi import Bodies
+from app.openapi import Answers, Bodies
 from app.protocols.chat_request import ChatRequest
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse, wait_of
@@ -34,7 +34,7 @@ from app.protocols.ollama_requests import (
     read_generate,
 )
 from app.protocols.openai_engine import read_embeddings, read_images
-from app.protocols.shapes import render_ollama
+from app.protocols.shapes import OLLAMA_ERROR, render_ollama
 from app.protocols.sse import line
 
 API_VERSION = "0.13.0"
@@ -42,13 +42,15 @@ API_VERSION = "0.13.0"
 WIRE = Wire(line, render_ollama, media_type="application/x-ndjson", comments=False)
 MANAGED = ("pull", "push", "create", "copy", "delete")
 DRAWING = "image-generation"
+ANSWERS = Answers("OllamaError", OLLAMA_ERROR, stream="application/x-ndjson")
+WHOLE = Answers("OllamaError", OLLAMA_ERROR, stream=None)
 HELLO = [{"role": "user", "content": "What is the capital of France?"}]
 BODIES = {
-    "/api/chat": Bodies(ChatBody, None, {"model": "smollm2", "messages": HELLO}),
-    "/api/generate": Bodies(GenerateBody, None, {"model": "smollm2", "prompt": HELLO[0]["content"]}),
-    "/api/embed": Bodies(EmbedBody, None, {"model": "minilm", "input": ["a text"]}),
-    "/api/embeddings": Bodies(EmbeddingsBody, None, {"model": "minilm", "prompt": "a text"}),
-    "/api/show": Bodies(ShowBody, None, {"model": "smollm2"}),
+    "/api/chat": Bodies(ChatBody, None, {"model": "smollm2", "messages": HELLO}, ANSWERS),
+    "/api/generate": Bodies(GenerateBody, None, {"model": "smollm2", "prompt": HELLO[0]["content"]}, ANSWERS),
+    "/api/embed": Bodies(EmbedBody, None, {"model": "minilm", "input": ["a text"]}, WHOLE),
+    "/api/embeddings": Bodies(EmbeddingsBody, None, {"model": "minilm", "prompt": "a text"}, WHOLE),
+    "/api/show": Bodies(ShowBody, None, {"model": "smollm2"}, WHOLE),
 }
 
 

@@ -13,12 +13,12 @@ from starlette.responses import JSONResponse, Response
 
 from app.catalogue import CHATS, Choice
 from app.errors import InvalidInput, UnknownModel
-from app.openapi import Bodies
+from app.openapi import Answers, Bodies
 from app.protocols import openai
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse, wait_of
 from app.protocols.openai_engine import read_embeddings, read_images
-from app.protocols.shapes import render_tgi
+from app.protocols.shapes import TGI_ERROR, render_tgi
 from app.protocols.sse import data
 from app.protocols.tgi_answers import TAGS, Form, render_info, render_text, stream_text
 from app.protocols.tgi_requests import (
@@ -35,7 +35,12 @@ from vllm_launcher import __version__
 
 WIRE = Wire(data, render_tgi)
 EXAMPLE = {"inputs": "What is the capital of France?", "parameters": {"max_new_tokens": 32}}
-BODIES = {"/generate": Bodies(TextBody, None, EXAMPLE), "/generate_stream": Bodies(TextBody, None, EXAMPLE)}
+ANSWERS = Answers("TgiError", TGI_ERROR)
+BODIES = {
+    f"{prefix}/{route}": Bodies(TextBody, None, EXAMPLE, ANSWERS)
+    for prefix in ("", "/models/{model}")
+    for route in ("generate", "generate_stream")
+}
 PICTURES = {"image/jpeg": "jpeg", "image/webp": "webp"}
 
 
