@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from app.endpoint import BASE_URL, EndpointTransport
 from app.settings import Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec
+from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
 
@@ -41,11 +41,22 @@ class EngineAccess:
     timeout: httpx2.Timeout
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
+    registry: Registry | None = None
+    """Tells whose server an entry uses that has none of its own."""
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
         transport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
+
+    def credentials(self, spec: ModelSpec) -> tuple[str, SecretStr]:
+        """Return the name and the key an engine knows the model and us by."""
+        server = self.registry.server_of(spec) if self.registry else spec
+        engine = server.engine
+        if not isinstance(engine, ExternalEngine):
+            return server.id, NO_KEY
+        key = read_secret(engine.api_key_env) if engine.api_key_env else None
+        return engine.model or server.id, SecretStr(key) if key else NO_KEY
 
 
 def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
@@ -94,7 +105,7 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVL
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
-    name, key = credentials(spec)
+    name, key = access.credentials(spec)
     llm = kind(
         model=name,
         base_url=BASE_URL,
@@ -105,15 +116,6 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVL
         **defaults,
     )
     return configurable(llm)
-
-
-def credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
-    """Return the name and the key an engine knows the model and us by."""
-    engine = spec.engine
-    if not isinstance(engine, ExternalEngine):
-        return spec.id, NO_KEY
-    key = read_secret(engine.api_key_env) if engine.api_key_env else None
-    return engine.model or spec.id, SecretStr(key) if key else NO_KEY
 
 
 def _find_builder(model: str, package: str) -> Callable[..., Chain]:

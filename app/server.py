@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -108,21 +108,28 @@ class Served:
         Raises:
             ChainError: A chain cannot be built.
         """
-        old = self._registry
-        same = {spec.id for spec in registry.models if old is not None and old.get(spec.id) == spec}
-        return {spec.id: self._built[spec.id] if spec.id in same else self._build(spec) for spec in registry.models}
+        access = replace(self._access, registry=registry)
+        return {
+            spec.id: self._built[spec.id] if self._is_same(spec, registry) else self._build(spec, access)
+            for spec in registry.models
+        }
 
-    def _build(self, spec: ModelSpec) -> "Built":
-        around = langserve.Surroundings(self._access.table, self._settings, self._shutdown)
-        chain = build_chain(spec, self._access) if spec.chain else None
+    def _is_same(self, spec: ModelSpec, registry: Registry) -> bool:
+        """Whether the entry, and the one whose server it uses, say what they said before."""
+        old, server = self._registry, registry.server_of(spec)
+        return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
+
+    def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
+        around = langserve.Surroundings(access.table, self._settings, self._shutdown)
+        chain = build_chain(spec, access) if spec.chain else None
         routes = langserve.create_routes(spec, chain, around) if chain is not None else None
-        return Built(serve_model(spec, chain, self._access), routes)
+        return Built(serve_model(spec, chain, access), routes)
 
     def show(self, registry: Registry, built: dict[str, "Built"]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
         self._registry, self._built = registry, built
-        table.models = tuple(spec.id for spec in registry.models)
+        table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         self._catalogue.replace(each.served for each in built.values())
         app.router.routes[:] = self._fixed
         app.include_router(home.create_router(registry, table))
