@@ -221,31 +221,27 @@ async def test_the_list_of_models_is_anthropics_where_its_client_asks(stage: Off
     assert missing.json()["error"]["type"] == "not_found_error"
 
 
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        ({"max_tokens": None}, "max_tokens"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"temperature": 1.5}, "temperature"),
-        ({"surprise": 1}, "surprise"),
-        ({"mcp_servers": [{}]}, "mcp_servers"),
-        ({"container": "x"}, "container"),
-        ({"thinking": {"type": "deep"}}, "thinking.type"),
-        ({"tool_choice": {"type": "tool"}, "tools": [TOOL]}, "tool_choice"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
-        ({"messages": [*QUESTION, {"role": "assistant", "content": "The"}]}, "messages"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": [{"type": "search_result"}]}]}, "messages.0.content.0.type"),
-        (
-            {
-                "messages": [
-                    {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x"}}]}
-                ]
-            },
-            "messages.0.content.0.source",
-        ),
-    ],
-)
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": None}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"temperature": 1.5}, "temperature"),
+    ({"surprise": 1}, "surprise"),
+    ({"mcp_servers": [{}]}, "mcp_servers"),
+    ({"container": "x"}, "container"),
+    ({"thinking": {"type": "deep"}}, "thinking.type"),
+    ({"tool_choice": {"type": "tool"}, "tools": [TOOL]}, "tool_choice"),
+    ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
+    ({"messages": [*QUESTION, {"role": "assistant", "content": "The"}]}, "messages"),
+    ({"messages": [{"role": "system", "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user", "content": [{"type": "search_result"}]}]}, "messages.0.content.0.type"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x"}}]}]},
+        "messages.0.content.0.source",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "part"), WRONG)
 async def test_what_does_not_fit_is_named(stage: Offering, change: dict[str, Any], part: str) -> None:
     """400, and the message says where; the engine is not asked."""
     scripted = replies({})

@@ -108,8 +108,8 @@ async def test_calls_come_whole(stage: Offering, stream: bool) -> None:  # noqa:
 async def test_results_answer_calls_by_name(stage: Offering) -> None:
     """Ollama's calls have no ids; the engine's need them."""
     scripted = replies(answer("x"))
-    calls = [{"function": {"name": name, "arguments": {}}} for name in ("weather", "clock")]
-    turns = [
+    calls: list[Any] = [{"function": {"name": name, "arguments": {}}} for name in ("weather", "clock")]
+    turns: list[Any] = [
         *QUESTION,
         {"role": "assistant", "content": "", "tool_calls": calls, "thinking": "Hm."},
         {"role": "tool", "tool_name": "clock", "content": "noon"},
@@ -149,10 +149,8 @@ async def test_a_generation_is_a_turn_of_its_own(stage: Offering) -> None:
 
 async def test_a_raw_generation_continues_the_text(stage: Offering) -> None:
     """Without template and prompt, at the engine's completions; whole or in lines."""
-    whole = {
-        "choices": [{"text": " Paris", "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 2, "completion_tokens": 1},
-    }
+    counts = {"prompt_tokens": 2, "completion_tokens": 1}
+    whole: dict[str, Any] = {"choices": [{"text": " Paris", "finish_reason": "stop"}], "usage": counts}
     scripted = replies(whole)
     asked = {"model": MODEL, "prompt": "The capital is", "raw": True}
     async with stage.client(scripted) as client:

@@ -360,38 +360,38 @@ async def test_drawing_takes_the_entrys_defaults(stage: Offering) -> None:
 # --- refusals ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "param"),
-    [
-        (CHAT, {**ASKED, "temperature": 9}, 400, "temperature"),
-        (CHAT, {**ASKED, "temperature": "hot"}, 400, "temperature"),
-        (CHAT, {**ASKED, "max_completion_tokens": 0}, 400, "max_completion_tokens"),
-        (CHAT, {**ASKED, "surprise": 1}, 400, "surprise"),
-        (CHAT, {**ASKED, "functions": [{}]}, 400, "functions"),
-        (CHAT, {**ASKED, "audio": {}}, 400, "audio"),
-        (CHAT, {**ASKED, "n": 99}, 400, "n"),
-        (CHAT, {**ASKED, "n": 2, "metadata": {"session_id": "s"}}, 400, "n"),
-        (CHAT, {**ASKED, "metadata": {"session_id": 5}}, 400, "session_id"),
-        (CHAT, {**ASKED, "messages": []}, 400, "messages"),
-        (CHAT, {**ASKED, "messages": [{"role": "wizard", "content": "x"}]}, 400, "messages.0"),
-        (CHAT, {**ASKED, "messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.tool_call_id"),
-        (CHAT, {**ASKED, "response_format": {"type": "xml"}}, 400, "response_format"),
-        (CHAT, {"messages": QUESTION}, 400, "model"),
-        (CHAT, {**ASKED, "model": EMBEDS}, 400, "model"),
-        ("/v1/completions", {"model": MODEL, "prompt": "a", "echo": True}, 400, "echo"),
-        ("/v1/completions", {"model": MODEL, "prompt": ["a", "b"], "stream": True}, 400, "prompt"),
-        ("/v1/completions", {"model": MODEL, "prompt": ["a"] * 65}, 400, "prompt"),
-        ("/v1/embeddings", {"model": MODEL, "input": "a"}, 400, "model"),
-        ("/v1/embeddings", {"model": EMBEDS, "input": []}, 400, "input"),
-        ("/v1/embeddings", {"model": EMBEDS, "input": ["a"] * 2049}, 413, "input"),
-        ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "size": "999x999"}, 413, "size"),
-        ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "size": "big"}, 400, "size"),
-        ("/v1/images/generations", {"model": DRAWS, "prompt": " "}, 400, "prompt"),
-        ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "n": 9}, 400, "n"),
-        ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "response_format": "url"}, 400, "response_format"),
-        ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "stream": True}, 400, "stream"),
-    ],
-)
+WRONG: list[tuple[str, dict[str, Any], int, str]] = [
+    (CHAT, {**ASKED, "temperature": 9}, 400, "temperature"),
+    (CHAT, {**ASKED, "temperature": "hot"}, 400, "temperature"),
+    (CHAT, {**ASKED, "max_completion_tokens": 0}, 400, "max_completion_tokens"),
+    (CHAT, {**ASKED, "surprise": 1}, 400, "surprise"),
+    (CHAT, {**ASKED, "functions": [{}]}, 400, "functions"),
+    (CHAT, {**ASKED, "audio": {}}, 400, "audio"),
+    (CHAT, {**ASKED, "n": 99}, 400, "n"),
+    (CHAT, {**ASKED, "n": 2, "metadata": {"session_id": "s"}}, 400, "n"),
+    (CHAT, {**ASKED, "metadata": {"session_id": 5}}, 400, "session_id"),
+    (CHAT, {**ASKED, "messages": []}, 400, "messages"),
+    (CHAT, {**ASKED, "messages": [{"role": "wizard", "content": "x"}]}, 400, "messages.0"),
+    (CHAT, {**ASKED, "messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.tool_call_id"),
+    (CHAT, {**ASKED, "response_format": {"type": "xml"}}, 400, "response_format"),
+    (CHAT, {"messages": QUESTION}, 400, "model"),
+    (CHAT, {**ASKED, "model": EMBEDS}, 400, "model"),
+    ("/v1/completions", {"model": MODEL, "prompt": "a", "echo": True}, 400, "echo"),
+    ("/v1/completions", {"model": MODEL, "prompt": ["a", "b"], "stream": True}, 400, "prompt"),
+    ("/v1/completions", {"model": MODEL, "prompt": ["a"] * 65}, 400, "prompt"),
+    ("/v1/embeddings", {"model": MODEL, "input": "a"}, 400, "model"),
+    ("/v1/embeddings", {"model": EMBEDS, "input": []}, 400, "input"),
+    ("/v1/embeddings", {"model": EMBEDS, "input": ["a"] * 2049}, 413, "input"),
+    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "size": "999x999"}, 413, "size"),
+    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "size": "big"}, 400, "size"),
+    ("/v1/images/generations", {"model": DRAWS, "prompt": " "}, 400, "prompt"),
+    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "n": 9}, 400, "n"),
+    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "response_format": "url"}, 400, "response_format"),
+    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "stream": True}, 400, "stream"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "param"), WRONG)
 async def test_what_does_not_fit_is_named(stage: Offering, path: str, body: Any, status: int, param: str) -> None:
     """In OpenAI's shape, with the field; the engine is not asked."""
     scripted = replies({})
@@ -403,14 +403,18 @@ async def test_what_does_not_fit_is_named(stage: Offering, path: str, body: Any,
     assert scripted.requests == []
 
 
+def looking_at(url: str) -> list[dict[str, Any]]:
+    """Return a turn with a picture."""
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+
 @pytest.mark.parametrize("model", [SEES, f"{SEES}:raw"])
 async def test_pictures_come_with_the_request(stage: Offering, model: str) -> None:
     """A data: URL passes, an address is refused with the way out."""
     scripted = replies(answer("A pixel."))
-    turns = lambda url: [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]  # noqa: E731
     async with stage.client(scripted) as client:
-        good = await client.post(CHAT, json={"model": model, "messages": turns(PICTURE)})
-        bad = await client.post(CHAT, json={"model": model, "messages": turns("https://example.org/x.png")})
+        good = await client.post(CHAT, json={"model": model, "messages": looking_at(PICTURE)})
+        bad = await client.post(CHAT, json={"model": model, "messages": looking_at("https://example.org/x.png")})
     assert good.status_code == 200, good.text
     assert scripted.requests[0]["messages"][0]["content"][0]["image_url"]["url"] == PICTURE
     assert bad.status_code == 400

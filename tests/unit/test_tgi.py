@@ -23,7 +23,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Offering:
 
 def told(*tokens: tuple[int, str, float]) -> dict[str, Any]:
     """Return what an engine adds to a choice that tells its tokens."""
-    content = [{"token": text, "logprob": logprob, "bytes": None, "top_logprobs": []} for _, text, logprob in tokens]
+    content: list[Any] = [
+        {"token": text, "logprob": logprob, "bytes": None, "top_logprobs": []} for _, text, logprob in tokens
+    ]
     return {"token_ids": [number for number, _, _ in tokens], "logprobs": {"content": content}}
 
 
@@ -94,7 +96,7 @@ async def test_a_chain_that_tells_no_tokens_streams_too(stage: Offering) -> None
 
 async def test_a_raw_model_continues_the_text(stage: Offering) -> None:
     """At the engine's completions, with its form of likelihoods."""
-    said = {"text": " Paris", "finish_reason": "stop", "token_ids": [9]}
+    said: dict[str, Any] = {"text": " Paris", "finish_reason": "stop", "token_ids": [9]}
     said["logprobs"] = {"tokens": [" Paris"], "token_logprobs": [-0.5]}
     scripted = replies({"choices": [said], "usage": {"prompt_tokens": 2, "completion_tokens": 1}})
     async with stage.client(scripted) as client:
