@@ -6,16 +6,18 @@ second, whether its model does or not.
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx2
 from chat_vllm import ChatVLLM, configurable
+from image_generation import Drawing, ImageLimits, ImageModel
+from image_generation.model import Keep
 from langchain_core.runnables import Runnable
 from pydantic import SecretStr
 
 from app.endpoint import BASE_URL, EndpointTransport
-from app.settings import Settings, read_secret
+from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
 from vllm_launcher.registry import ExternalEngine, ModelSpec
 
@@ -41,6 +43,9 @@ class EngineAccess:
     timeout: httpx2.Timeout
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
+    limits: Limits = field(default_factory=Limits)
+    keep: Keep | None = None
+    """Keeps drawn pictures; returns where each can be seen."""
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
@@ -75,11 +80,11 @@ def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
     if spec.chain is None:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
+    draws = spec.task == "image-generation"
     try:
-        return build(
-            build_chat_model(spec, access), system_prompt=spec.chain.system_prompt, variables=spec.chain.variables
-        )
-    except ValueError as error:  # a variable of the prompt without a value, for example
+        model = build_image_model(spec, access) if draws else build_chat_model(spec, access)
+        return build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
+    except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
 
 
@@ -98,6 +103,25 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
         **defaults,
     )
     return configurable(llm)
+
+
+def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
+    """Return the image model of one entry, with its drawing defaults and limits; what it draws is kept."""
+    name, key = _credentials(spec)
+    return ImageModel(
+        model=name,
+        base_url=BASE_URL,
+        api_key=key,
+        drawing=Drawing.model_validate(spec.drawing.model_dump()),
+        limits=ImageLimits(
+            pictures=spec.limits.max_images or access.limits.pictures,
+            pixels=spec.limits.max_pixels or access.limits.picture_pixels,
+            steps=access.limits.picture_steps,
+        ),
+        keep=access.keep,
+        timeout=access.timeout,
+        http_async_client=access.client(spec.id),
+    )
 
 
 def _credentials(spec: ModelSpec) -> tuple[str, SecretStr]:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from app import status
 from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app.gallery import Gallery
 from app.guard import SecurityHeaders
 from app.openapi import Bodies, describe_bodies
 from app.protocols import langserve
@@ -18,7 +19,7 @@ from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home
+from app.web import home, pictures
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import Registry, RegistryError, load_registry
@@ -47,8 +48,14 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
     access = EngineAccess(
-        table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
+        table,
+        connections or open_connections(settings),
+        engine_timeout(settings),
+        wait=settings.wait_ready,
+        limits=limits,
+        keep=gallery.keep,
     )
     app = FastAPI(
         title="langserve-vllm",
@@ -58,6 +65,7 @@ def create_app(
     )
     app.state.table, app.state.shutdown = table, shutdown
     app.add_middleware(SecurityHeaders)
+    app.include_router(pictures.create_router(gallery))
     served = Served(app, settings, access, shutdown)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))

@@ -5,6 +5,7 @@ The launcher sets the first four when it starts the app.
 """
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,12 @@ class Limits(BaseModel):
     """Inputs of one batch that are computed at once."""
     messages: Count = 1024
     """Messages of one input; more get 413."""
+    pictures: Count = 4
+    """Pictures that one request may ask for, where its model does not say; more get 422."""
+    picture_pixels: Count = 4_194_304
+    """Pixels of one picture, where its model does not say; more get 422."""
+    picture_steps: Count = 100
+    """Steps of one picture; more get 422."""
     waiting: Count = 256
     """Requests that wait for one model to load; more get 503."""
     waiting_in_all: Count = 1024
@@ -66,12 +73,25 @@ class Settings(BaseSettings):
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
 
+    pictures: Path | None = None
+    """Where drawn pictures are kept; by default beside the launcher's control socket."""
+    pictures_seconds: Annotated[float, Field(gt=0)] = 86_400
+    """How long a drawn picture is kept."""
+    pictures_bytes: Count = 512 * 1024 * 1024
+    """What all drawn pictures may take on the disk; the oldest go first."""
+
     engine_connect: Annotated[float, Field(gt=0)] = 5
     """Seconds to reach an engine server."""
     engine_silence: Annotated[float, Field(gt=0)] = 600
     """Seconds an engine may send nothing before the request is given up with 504."""
     engine_connections: Count = 1024
     """Requests under way to all engines together."""
+
+    @property
+    def pictures_dir(self) -> Path:
+        """Where drawn pictures are kept."""
+        beside = self.control.parent if self.control else Path(tempfile.gettempdir()) / f"langserve-vllm-{os.getuid()}"
+        return self.pictures or beside / "pictures"
 
 
 def read_secret(name: str) -> str | None:

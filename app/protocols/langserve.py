@@ -76,6 +76,7 @@ class LangServeRoutes:
 
     def __init__(self, spec: ModelSpec, chain: Chain, around: Surroundings, *, prefix: str, playground: str) -> None:
         self._model = spec.id
+        self._example = DRAWING if spec.task == "image-generation" else QUESTION
         self._around = around
         self._limits = around.settings.limits
         self._input = cast("type[BaseModel]", chain.get_input_schema())
@@ -83,7 +84,7 @@ class LangServeRoutes:
 
     def bodies(self, prefix: str) -> Mapping[str, Bodies]:
         """Return what the POSTs take and give, by path, for /docs."""
-        handler, one, many = self.handler, {"input": EXAMPLE}, {"inputs": [EXAMPLE]}
+        handler, one, many = self.handler, {"input": self._example}, {"inputs": [self._example]}
         return {
             f"{prefix}/invoke": Bodies(handler.InvokeRequest, handler.InvokeResponse, one),
             f"{prefix}/batch": Bodies(handler.BatchRequest, handler.BatchResponse, many),
@@ -299,11 +300,16 @@ PLAYGROUND_POLICY = (
 
 def describe_routes(spec: ModelSpec) -> str:
     """Return what /docs says above one model's routes, as Markdown."""
+    chat = f", [chat playground](/{spec.id}/chat/playground/)" if has_chat(spec) else ""
     return (
-        f"**{spec.display_name}**. {spec.metadata.description} "
-        f"[Playground](/{spec.id}/playground/), [chat playground](/{spec.id}/chat/playground/). "
+        f"**{spec.display_name}**. {spec.metadata.description} [Playground](/{spec.id}/playground/){chat}. "
         f"Every route stands at `/{spec.id}/c/{{config_hash}}/…` too, with the configuration of a share link."
     )
+
+
+def has_chat(spec: ModelSpec) -> bool:
+    """Whether the chat playground fits what the model takes and gives."""
+    return spec.task != "image-generation"
 
 
 @dataclass(frozen=True)
@@ -318,13 +324,16 @@ def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelR
     """Return every route of one model.
 
     The set stands at ``/{id}``, once more at ``/{id}/chat`` for the chat playground (its page calls the routes beside
-    it), and below each at ``c/{config_hash}`` for links that carry a configuration.
+    it) where that fits, and below each at ``c/{config_hash}`` for links that carry a configuration.
     """
     router = APIRouter(tags=[spec.id])
     root = f"/{spec.id}"
     main = LangServeRoutes(spec, chain, around, prefix=root, playground="default")
-    chat = LangServeRoutes(spec, chain, around, prefix=f"{root}/chat", playground="chat")
-    for routes, prefix in ((main, root), (chat, f"{root}/chat")):
+    sets = [(main, root)]
+    if has_chat(spec):
+        chat = f"{root}/chat"
+        sets.append((LangServeRoutes(spec, chain, around, prefix=chat, playground="chat"), chat))
+    for routes, prefix in sets:
         _add(router, routes, prefix, shown=routes is main)
         _add(router, routes, f"{prefix}/c/{{config_hash}}", shown=False)
     return ModelRoutes(router, main.bodies(root))
@@ -347,7 +356,8 @@ def _add(router: APIRouter, routes: LangServeRoutes, prefix: str, *, shown: bool
     router.add_api_route(f"{prefix}/playground/{{file_path:path}}", routes.playground, include_in_schema=False)
 
 
-EXAMPLE = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+DRAWING = {"prompt": "a red apple"}
 POSTS = {
     "invoke": "Answer one input",
     "batch": "Answer several inputs",
