@@ -5,7 +5,7 @@ second, whether its model does or not.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,13 +13,16 @@ import httpx2
 from chat_vllm import ChatVLLM, configurable
 from image_generation import Drawing, ImageLimits, ImageModel
 from image_generation.model import Keep
-from langchain_core.runnables import Runnable
+from langchain_core.messages import BaseMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import SecretStr
 
 from app.endpoint import BASE_URL, EndpointTransport
+from app.images import ImageCheck
 from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec
+from vllm_launcher.registry import ExternalEngine, ModelSpec, Task
 
 Chain = Runnable[Any, Any]
 
@@ -44,6 +47,8 @@ class EngineAccess:
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
     limits: Limits = field(default_factory=Limits)
+    images: ImageCheck = field(default_factory=lambda: ImageCheck(Limits()))
+    """What every image passes on its way to a model."""
     keep: Keep | None = None
     """Keeps drawn pictures; returns where each can be seen."""
 
@@ -80,9 +85,8 @@ def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
     if spec.chain is None:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
-    draws = spec.task == "image-generation"
     try:
-        model = build_image_model(spec, access) if draws else build_chat_model(spec, access)
+        model = MODELS[spec.task](spec, access)
         return build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
     except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
@@ -105,6 +109,15 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
     return configurable(llm)
 
 
+def build_vision_model(spec: ModelSpec, access: EngineAccess) -> Chain:
+    """Return the chat model of one entry behind the check of images: whichever way one came, it is checked."""
+
+    async def check(prompt: PromptValue) -> list[BaseMessage]:
+        return await access.images.check_images(prompt.to_messages(), spec.limits)
+
+    return RunnableLambda(check) | build_chat_model(spec, access)
+
+
 def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
     """Return the image model of one entry, with its drawing defaults and limits; what it draws is kept."""
     name, key = _credentials(spec)
@@ -122,6 +135,14 @@ def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
         timeout=access.timeout,
         http_async_client=access.client(spec.id),
     )
+
+
+MODELS: Mapping[Task, Callable[[ModelSpec, EngineAccess], Any]] = {
+    "chat": build_chat_model,
+    "vision-chat": build_vision_model,
+    "image-generation": build_image_model,
+}
+"""What a package's ``build_chain`` is given, by the entry's task; one for embeddings has no chain."""
 
 
 def _credentials(spec: ModelSpec) -> tuple[str, SecretStr]:

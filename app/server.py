@@ -13,6 +13,7 @@ from app import status
 from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
 from app.gallery import Gallery
 from app.guard import SecurityHeaders
+from app.images import ImageCheck, ImageFetcher
 from app.openapi import Bodies, describe_bodies
 from app.protocols import langserve
 from app.responses import install_handlers
@@ -49,12 +50,14 @@ def create_app(
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
+    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
     access = EngineAccess(
         table,
         connections or open_connections(settings),
         engine_timeout(settings),
         wait=settings.wait_ready,
         limits=limits,
+        images=images,
         keep=gallery.keep,
     )
     app = FastAPI(
@@ -63,7 +66,7 @@ def create_app(
         summary="LangChain chains in front of vLLM servers.",
         lifespan=lambda _app: run_in_background(table, access.connections),
     )
-    app.state.table, app.state.shutdown = table, shutdown
+    app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     app.add_middleware(SecurityHeaders)
     app.include_router(pictures.create_router(gallery))
     served = Served(app, settings, access, shutdown)
@@ -96,7 +99,7 @@ class Served:
             ChainError: A chain cannot be built.
         """
         old = self._registry
-        around = langserve.Surroundings(self._access.table, self._settings, self._shutdown)
+        around = langserve.Surroundings(self._access.table, self._settings, self._shutdown, self._access.images)
         routes: dict[str, langserve.ModelRoutes] = {}
         for spec in registry.models:
             if spec.chain is None:

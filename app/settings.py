@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "LANGSERVE_VLLM_"
 
@@ -35,10 +35,22 @@ class Limits(BaseModel):
     """Inputs of one batch that are computed at once."""
     messages: Count = 1024
     """Messages of one input; more get 413."""
+    images: Count = 8
+    """Images in one request, where its model does not say; more get 413."""
+    image_bytes: Count = 10 * 1024 * 1024
+    """Bytes of one image's file; more get 413."""
+    image_pixels: Count = 50_000_000
+    """Pixels of one image before it is made smaller; more get 413, before it is decoded."""
+    image_workers: Count = 2
+    """Images that are decoded at once; the others wait."""
+    image_body_bytes: Count = 16 * 1024 * 1024
+    """Larger bodies for models that take images get 413."""
+    image_bodies: Count = 8
+    """Such bodies that are read and checked at once; the others wait, unread."""
     pictures: Count = 4
     """Pictures that one request may ask for, where its model does not say; more get 422."""
     picture_pixels: Count = 4_194_304
-    """Pixels of one picture, where its model does not say; more get 422."""
+    """Pixels of one picture, where its model does not say. Drawn, more get 422; given, it is made smaller."""
     picture_steps: Count = 100
     """Steps of one picture; more get 422."""
     waiting: Count = 256
@@ -73,6 +85,9 @@ class Settings(BaseSettings):
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
 
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts that images may be fetched from by address, over https, with commas between; ``.example.org`` stands for
+    every name below it. Empty: none."""
     pictures: Path | None = None
     """Where drawn pictures are kept; by default beside the launcher's control socket."""
     pictures_seconds: Annotated[float, Field(gt=0)] = 86_400
@@ -86,6 +101,16 @@ class Settings(BaseSettings):
     """Seconds an engine may send nothing before the request is given up with 504."""
     engine_connections: Count = 1024
     """Requests under way to all engines together."""
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Names with commas between."""
+        return (
+            tuple(name.strip().lower() for name in value.split(",") if name.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @property
     def pictures_dir(self) -> Path:
