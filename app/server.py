@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from app import status
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app.gallery import Gallery
 from app.guard import SecurityHeaders
+from app.images import ImageCheck, ImageFetcher
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, langserve, openai
 from app.protocols.chat_service import ChatService
@@ -21,7 +23,7 @@ from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home
+from app.web import home, pictures
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
@@ -50,8 +52,16 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
+    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
     access = EngineAccess(
-        table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
+        table,
+        connections or open_connections(settings),
+        engine_timeout(settings),
+        wait=settings.wait_ready,
+        limits=limits,
+        images=images,
+        keep=gallery.keep,
     )
     app = FastAPI(
         title="langserve-vllm",
@@ -59,11 +69,12 @@ def create_app(
         summary="LangChain chains in front of vLLM servers.",
         lifespan=lambda _app: run_in_background(table, access.connections),
     )
-    app.state.table, app.state.shutdown = table, shutdown
+    app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown)
     for router in (openai.create_router(chats), anthropic.create_router(chats)):
         app.include_router(router)
+    app.include_router(pictures.create_router(gallery))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
@@ -117,7 +128,7 @@ class Served:
         return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
 
     def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
-        around = langserve.Surroundings(access.table, self._settings, self._shutdown)
+        around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
         chain = build_chain(spec, access) if spec.chain else None
         routes = langserve.create_routes(spec, chain, around) if chain is not None else None
         return Built(serve_model(spec, chain, access), routes)
