@@ -14,7 +14,9 @@ from chat_vllm import ChatVLLM, configurable
 from langchain_core.runnables import Runnable
 from pydantic import SecretStr
 
+from app.connection import Connections
 from app.endpoint import BASE_URL, EndpointTransport
+from app.engine import Engine
 from app.settings import Settings, read_secret
 from app.table import ServerTable
 from vllm_launcher.registry import ExternalEngine, ModelSpec
@@ -41,11 +43,30 @@ class EngineAccess:
     timeout: httpx2.Timeout
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
+    short: Connections | None = None
+    """Connections for what is streamed; without them everything goes by ``connections``."""
+
+    async def aclose(self) -> None:
+        """End every connection."""
+        await self.connections.aclose()
+        if self.short is not None:
+            await self.short.aclose()
+
+    def engine(self, model: str) -> Engine | None:
+        """Return the short way to the ready server of ``model``."""
+        return None if self.short is None else Engine(model, self.table, self.short, wait=self.wait)
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
         transport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
+
+
+def open_short_connections(settings: Settings) -> Connections:
+    """Return the connections that streams and answers of chat models take."""
+    return Connections(
+        settings.engine_connections, connect_within=settings.engine_connect, silence=settings.engine_silence
+    )
 
 
 def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
@@ -93,6 +114,7 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
         base_url=BASE_URL,
         api_key=key,
         http_async_client=client,
+        engine=access.engine(spec.id),
         timeout=access.timeout,
         max_retries=0,
         **defaults,
