@@ -12,8 +12,18 @@ from fastapi import FastAPI
 
 from app import status
 from app.catalogue import Catalogue, ServedModel, serve_model
-from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app.chains import (
+    ChainError,
+    EngineAccess,
+    build_chain,
+    engine_timeout,
+    open_connections,
+    open_short_connections,
+)
+from app.connection import Connections
+from app.gallery import Gallery
 from app.guard import SecurityHeaders
+from app.images import ImageCheck, ImageFetcher
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
@@ -21,7 +31,7 @@ from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home
+from app.web import home, pictures
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
@@ -37,6 +47,7 @@ def create_app(
     *,
     launcher: Launcher | None = None,
     connections: httpx2.AsyncBaseTransport | None = None,
+    short: Connections | None = None,
 ) -> FastAPI:
     """Return the app.
 
@@ -44,6 +55,7 @@ def create_app(
         settings: What it was told from outside.
         launcher: Tells which servers are ready; by default the one at ``settings.control``.
         connections: To the engines; by default real ones.
+        short: The short way to them; by default a real one, where ``connections`` is not given.
 
     Raises:
         RegistryError: ``models.json`` is wrong.
@@ -53,20 +65,32 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
+    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    if connections is None and short is None:
+        short = open_short_connections(settings)
     access = EngineAccess(
-        table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
+        table,
+        connections or open_connections(settings),
+        engine_timeout(settings),
+        wait=settings.wait_ready,
+        short=short,
+        limits=limits,
+        images=images,
+        keep=gallery.keep,
     )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access.connections),
+        lifespan=lambda _app: run_in_background(table, access),
     )
-    app.state.table, app.state.shutdown = table, shutdown
+    app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown)
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
+    app.include_router(pictures.create_router(gallery))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
@@ -120,7 +144,7 @@ class Served:
         return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
 
     def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
-        around = langserve.Surroundings(access.table, self._settings, self._shutdown)
+        around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
         chain = build_chain(spec, access) if spec.chain else None
         routes = langserve.create_routes(spec, chain, around) if chain is not None else None
         return Built(serve_model(spec, chain, access), routes)
@@ -166,7 +190,7 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTransport) -> AsyncGenerator[None]:
+async def run_in_background(table: ServerTable, access: EngineAccess) -> AsyncGenerator[None]:
     """Follow the launcher while the app runs, and close the connections to the engines after it."""
     following = asyncio.create_task(table.follow(), name="follow the launcher")
     try:
@@ -174,7 +198,7 @@ async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTra
     finally:
         following.cancel()
         await asyncio.wait([following])
-        await connections.aclose()
+        await access.aclose()
 
 
 def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, Any]]:
