@@ -87,7 +87,7 @@ def create_app(
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
-    chats = ChatService(catalogue, table, settings, shutdown)
+    chats = ChatService(catalogue, table, settings, shutdown, images)
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))

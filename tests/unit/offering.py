@@ -27,8 +27,8 @@ from tests.unit.scripted import (
 )
 
 EMBEDS, DRAWS, SEES = "vectors", "brush", "eyes"
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-"""A PNG of one pixel, in base64."""
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+"""A PNG of one red pixel, in base64."""
 PICTURE = f"data:image/png;base64,{PIXEL}"
 QUESTION = [{"role": "user", "content": "Where is Paris?"}]
 CITY = {
@@ -46,7 +46,13 @@ def external(model: str, task: str, **fields: Any) -> dict[str, Any]:
 OFFERED = [
     *REGISTRY["models"],
     external(EMBEDS, "embedding"),
-    external(DRAWS, "image-generation", drawing={"size": "32x32", "guidance_scale": 2.0}, limits={"max_pixels": 4096}),
+    external(
+        DRAWS,
+        "image-generation",
+        drawing={"size": "32x32"},
+        limits={"max_pixels": 4096},
+        chain={"package": "image_generation"},
+    ),
     external(SEES, "vision-chat"),
 ]
 READY = tuple(server(model=model, served_name=model, endpoint=ENGINE) for model in (MODEL, EMBEDS, DRAWS, SEES))

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.offering import (
     CALLS,
     CITY,
+    DRAWS,
     PICTURE,
     PIXEL,
     QUESTION,
@@ -235,7 +236,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "system", "content": "x"}]}, "messages.0.role"),
     ({"messages": [{"role": "user", "content": [{"type": "search_result"}]}]}, "messages.0.content.0.type"),
     (
-        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "x"}}]}]},
         "messages.0.content.0.source",
     ),
 ]
@@ -271,3 +272,11 @@ async def test_a_chain_that_streams_whole_calls_is_told_too(stage: Offering) -> 
     async with stage.client(streams(whole, delta("tool_calls"), usage(1, 1), "[DONE]")) as client:
         told = events((await client.post("/v1/messages", json={**ASKED, "stream": True})).text)
     assert [data["content_block"]["id"] for name, data in told if name == "content_block_start"] == ["a"]
+
+
+async def test_a_model_that_draws_is_not_for_messages(stage: Offering) -> None:
+    """They have no place for pictures in an answer."""
+    async with stage.client(replies({})) as client:
+        response = await client.post("/v1/messages", json={**ASKED, "model": DRAWS})
+    assert response.status_code == 400
+    assert "image-generation" in response.json()["error"]["message"]

@@ -13,6 +13,7 @@ from tests.unit.offering import (
     DRAWS,
     EMBEDS,
     PICTURE,
+    PIXEL,
     QUESTION,
     SEES,
     Offering,
@@ -40,6 +41,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' att
 
 CHAT = "/v1/chat/completions"
 ASKED: dict[str, Any] = {"model": MODEL, "messages": QUESTION}
+DRAW = "/v1/images/generations"
+DRAWN: dict[str, Any] = {"model": DRAWS, "prompt": "a cat"}
 TOO_LONG = "This model's maximum context length is 2048 tokens. However, your prompt contains 9000."
 
 
@@ -340,21 +343,44 @@ async def test_embeddings_pass_with_the_engines_name_for_the_model(stage: Offeri
 
 async def test_drawing_takes_the_entrys_defaults(stage: Offering) -> None:
     """What the request says wins."""
-    scripted = replies({"data": []})
+    scripted = replies({"data": [{"b64_json": PIXEL}]})
     async with stage.client(scripted) as client:
-        await client.post(
-            "/v1/images/generations", json={"model": DRAWS, "prompt": "a cat", "size": "64x64", "quality": "hd"}
-        )
-    assert scripted.requests == [
-        {
-            "model": DRAWS,
-            "prompt": "a cat",
-            "n": 1,
-            "size": "64x64",
-            "guidance_scale": 2.0,
-            "response_format": "b64_json",
-        }
-    ]
+        response = await client.post(DRAW, json={**DRAWN, "guidance_scale": 3.0, "seed": 5, "n": 2, "quality": "hd"})
+    assert len(response.json()["data"]) == 2
+    assert [sent["seed"] for sent in scripted.requests] == [5, 6]
+    sent = scripted.requests[0]
+    assert (sent["prompt"], sent["size"], sent["guidance_scale"], sent["n"]) == ("a cat", "32x32", 3.0, 1)
+    assert "quality" not in sent
+
+
+async def test_a_drawing_is_kept_where_its_address_is_asked_for(stage: Offering) -> None:
+    """For a while, at the service's own address."""
+    async with stage.client(replies({"data": [{"b64_json": PIXEL}]})) as client:
+        kept = (await client.post(DRAW, json={**DRAWN, "response_format": "url"})).json()["data"][0]
+        picture = await client.get(kept["url"])
+    assert "b64_json" not in kept
+    assert picture.headers["content-type"] == "image/png"
+
+
+async def test_an_engine_that_draws_may_be_asked_raw(stage: Offering) -> None:
+    """Its picture as it is: without what the chain writes into it."""
+    scripted = replies({"data": [{"b64_json": PIXEL}]})
+    async with stage.client(scripted) as client:
+        told = (await client.post(DRAW, json={**DRAWN, "model": f"{DRAWS}:raw"})).json()
+    assert told["data"] == [{"b64_json": PIXEL}]
+    assert scripted.requests[0]["size"] == "32x32"
+
+
+async def test_a_model_that_draws_answers_conversations_with_pictures(stage: Offering) -> None:
+    """In the field that OpenRouter's clients read, whole and streamed."""
+    asked = {"model": DRAWS, "messages": [{"role": "user", "content": "a cat"}]}
+    async with stage.client(replies({"data": [{"b64_json": PIXEL}]})) as client:
+        whole = (await client.post(CHAT, json=asked)).json()["choices"][0]
+        streamed = frames((await client.post(CHAT, json={**asked, "stream": True})).text)
+    pictures = [picture for each in streamed[:-1] for picture in each["choices"][0]["delta"].get("images", ())]
+    assert whole["message"]["content"] == ""
+    assert [len(whole["message"]["images"]), len(pictures)] == [1, 1]
+    assert pictures[0]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
 # --- refusals ------------------------------------------------------------------------------
@@ -382,12 +408,12 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("/v1/embeddings", {"model": MODEL, "input": "a"}, 400, "model"),
     ("/v1/embeddings", {"model": EMBEDS, "input": []}, 400, "input"),
     ("/v1/embeddings", {"model": EMBEDS, "input": ["a"] * 2049}, 413, "input"),
-    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "size": "999x999"}, 413, "size"),
-    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "size": "big"}, 400, "size"),
-    ("/v1/images/generations", {"model": DRAWS, "prompt": " "}, 400, "prompt"),
-    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "n": 9}, 400, "n"),
-    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "response_format": "url"}, 400, "response_format"),
-    ("/v1/images/generations", {"model": DRAWS, "prompt": "a", "stream": True}, 400, "stream"),
+    (DRAW, {**DRAWN, "size": "999x999"}, 413, "size"),
+    (DRAW, {**DRAWN, "size": "big"}, 400, "size"),
+    (DRAW, {**DRAWN, "prompt": " "}, 400, "prompt"),
+    (DRAW, {**DRAWN, "n": 9}, 400, "n"),
+    (DRAW, {**DRAWN, "model": f"{DRAWS}:raw", "response_format": "url"}, 400, "response_format"),
+    (DRAW, {**DRAWN, "stream": True}, 400, "stream"),
 ]
 
 
@@ -418,7 +444,18 @@ async def test_pictures_come_with_the_request(stage: Offering, model: str) -> No
     assert good.status_code == 200, good.text
     assert scripted.requests[0]["messages"][0]["content"][0]["image_url"]["url"] == PICTURE
     assert bad.status_code == 400
-    assert "data:image/" in bad.json()["error"]["message"]
+    assert bad.json()["error"]["param"] == "messages.0.content.0"
+
+
+@pytest.mark.parametrize("model", [MODEL, f"{MODEL}:raw"])
+async def test_a_model_of_texts_sees_no_pictures(stage: Offering, model: str) -> None:
+    """It says so, rather than answer as if there were none."""
+    scripted = replies(answer("x"))
+    async with stage.client(scripted) as client:
+        response = await client.post(CHAT, json={"model": model, "messages": looking_at(PICTURE)})
+    assert response.status_code == 400
+    assert "sees no pictures" in response.json()["error"]["message"]
+    assert scripted.requests == []
 
 
 async def test_what_is_no_json_or_no_route_is_told_in_openais_shape(stage: Offering) -> None:
