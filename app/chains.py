@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import httpx2
-from chat_vllm import ChatVLLM, configurable
+from chat_vllm import ChatVLLM, ConfigurableChat, configurable
 from langchain_core.runnables import Runnable
 from pydantic import SecretStr
 
 from app.endpoint import BASE_URL, EndpointTransport
+from app.memory.chain import Habits, remembering
+from app.memory.counting import Counter
+from app.memory.turntaking import TurnTaking
 from app.settings import Settings, read_secret
 from app.table import ServerTable
 from vllm_launcher.registry import ExternalEngine, ModelSpec
@@ -66,8 +69,16 @@ def engine_timeout(settings: Settings) -> httpx2.Timeout:
     return httpx2.Timeout(settings.engine_silence, connect=settings.engine_connect)
 
 
-def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
-    """Return the chain of one entry.
+@dataclass(frozen=True)
+class Remembering:
+    """What chains need to remember conversations; ``ttl`` in seconds, 0: for ever."""
+
+    turns: TurnTaking
+    ttl: float
+
+
+def build_chain(spec: ModelSpec, access: EngineAccess, memory: Remembering | None = None) -> Chain:
+    """Return the chain of one entry; with ``memory`` it remembers what is said in a session.
 
     Raises:
         ChainError: It cannot be built.
@@ -75,15 +86,27 @@ def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
     if spec.chain is None:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
+    llm = build_chat_model(spec, access)
     try:
-        return build(
-            build_chat_model(spec, access), system_prompt=spec.chain.system_prompt, variables=spec.chain.variables
-        )
+        chain = build(llm, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
     except ValueError as error:  # a variable of the prompt without a value, for example
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
+    return _remember(spec, chain, llm, memory) if memory and spec.chain.memory.enabled else chain
 
 
-def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
+def _remember(spec: ModelSpec, chain: Chain, llm: ConfigurableChat, memory: Remembering) -> Chain:
+    ttl = (spec.chain.memory.ttl_seconds if spec.chain else None) or memory.ttl
+    habits = Habits(
+        spec.id,
+        summarises=spec.chain is not None and spec.chain.memory.when_full == "summarise",
+        ttl=ttl or None,
+        max_tokens=spec.sampling.max_tokens,
+    )
+    counter = Counter(llm.model, limit=spec.limits.max_model_len)
+    return remembering(chain, llm, turns=memory.turns, counter=counter, habits=habits)
+
+
+def build_chat_model(spec: ModelSpec, access: EngineAccess) -> ConfigurableChat:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)

@@ -9,9 +9,11 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from app import status
-from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app import sessions, status
+from app.chains import ChainError, EngineAccess, Remembering, build_chain, engine_timeout, open_connections
 from app.guard import SecurityHeaders
+from app.memory.store import Bounds, SessionStore, open_store
+from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
 from app.protocols import langserve
 from app.responses import install_handlers
@@ -47,6 +49,7 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    store = open_sessions(settings)
     access = EngineAccess(
         table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
     )
@@ -54,11 +57,14 @@ def create_app(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access.connections),
+        lifespan=lambda _app: run_in_background(table, access.connections, store),
     )
     app.state.table, app.state.shutdown = table, shutdown
     app.add_middleware(SecurityHeaders)
-    served = Served(app, settings, access, shutdown)
+    app.include_router(sessions.create_router(store))
+    served = Served(
+        app, settings, access, shutdown, Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl)
+    )
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
     table.on_generation = served.refresh
@@ -71,8 +77,11 @@ class Served:
     Requests under way keep the routes they came in by; chains of entries that are the same are kept.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown) -> None:
+    def __init__(
+        self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown, memory: Remembering
+    ) -> None:
         self._app = app
+        self._memory = memory
         self._settings = settings
         self._access = access
         self._shutdown = shutdown
@@ -95,7 +104,9 @@ class Served:
                 continue
             same = old is not None and old.get(spec.id) == spec
             known = self._routes.get(spec.id) if same else None
-            routes[spec.id] = known or langserve.create_routes(spec, build_chain(spec, self._access), around)
+            routes[spec.id] = known or langserve.create_routes(
+                spec, build_chain(spec, self._access, self._memory), around
+            )
         return routes
 
     def show(self, registry: Registry, routes: dict[str, langserve.ModelRoutes]) -> None:
@@ -129,6 +140,17 @@ class Served:
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
+def open_sessions(settings: Settings) -> SessionStore:
+    """Return the store of conversations; it opens nothing before it is needed.
+
+    Raises:
+        StoreError: Its address cannot be used.
+    """
+    limits = settings.limits
+    address = settings.sessions_url.get_secret_value() if settings.sessions_url else None
+    return open_store(address, Bounds(limits.session_bytes, limits.sessions))
+
+
 def connect_launcher(settings: Settings) -> Launcher | None:
     """Return the client of the launcher's control socket; None where none is named."""
     if settings.control is None:
@@ -137,14 +159,21 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTransport) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close the connections to the engines after it."""
-    following = asyncio.create_task(table.follow(), name="follow the launcher")
+async def run_in_background(
+    table: ServerTable, connections: httpx2.AsyncBaseTransport, store: SessionStore
+) -> AsyncGenerator[None]:
+    """Follow the launcher while the app runs, and close what leads to engines and the database after it."""
+    tasks = [
+        asyncio.create_task(table.follow(), name="follow the launcher"),
+        asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
+    ]
     try:
         yield
     finally:
-        following.cancel()
-        await asyncio.wait([following])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await store.close()
         await connections.aclose()
 
 
