@@ -11,6 +11,7 @@
     │   ├── UnknownModel         404
     │   ├── UnknownRoute         404
     │   ├── UnknownSession       404
+    │   ├── UnknownPicture       404  never drawn here, or not kept any more
     │   ├── WrongMethod          405
     │   ├── SessionChanged       409  deleted or taken over while its answer came
     │   ├── TooSlow              408  its body took too long to arrive
@@ -114,6 +115,10 @@ class UnknownSession(CallerError):
 
 class SessionChanged(CallerError):
     """The session is not what it was when the request began; its turn is not kept."""
+
+
+class UnknownPicture(CallerError):
+    """No such picture, or not any more."""
 
 
 class WrongMethod(CallerError):
@@ -255,6 +260,7 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     SessionChanged: Meaning("session_changed", 409),
     SessionBusy: Meaning("session_busy", 409),
     MemoryUnavailable: Meaning("memory_unavailable", 503),
+    UnknownPicture: Meaning("unknown_picture", 404),
     WrongMethod: Meaning("wrong_method", 405),
     TooSlow: Meaning("too_slow", 408),
     TooLarge: Meaning("too_large", 413),
