@@ -12,7 +12,16 @@ from fastapi import FastAPI
 
 from app import sessions, status
 from app.catalogue import Catalogue, ServedModel, serve_model
-from app.chains import ChainError, EngineAccess, Remembering, build_chain, engine_timeout, open_connections
+from app.chains import (
+    ChainError,
+    EngineAccess,
+    Remembering,
+    build_chain,
+    engine_timeout,
+    open_connections,
+    open_short_connections,
+)
+from app.connection import Connections
 from app.gallery import Gallery
 from app.guard import SecurityHeaders
 from app.images import ImageCheck, ImageFetcher
@@ -38,6 +47,7 @@ def create_app(
     *,
     launcher: Launcher | None = None,
     connections: httpx2.AsyncBaseTransport | None = None,
+    short: Connections | None = None,
 ) -> FastAPI:
     """Return the app.
 
@@ -45,6 +55,7 @@ def create_app(
         settings: What it was told from outside.
         launcher: Tells which servers are ready; by default the one at ``settings.control``.
         connections: To the engines; by default real ones.
+        short: The short way to them; by default a real one, where ``connections`` is not given.
 
     Raises:
         RegistryError: ``models.json`` is wrong.
@@ -58,11 +69,14 @@ def create_app(
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
     images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
     store = open_sessions(settings)
+    if connections is None and short is None:
+        short = open_short_connections(settings)
     access = EngineAccess(
         table,
         connections or open_connections(settings),
         engine_timeout(settings),
         wait=settings.wait_ready,
+        short=short,
         limits=limits,
         images=images,
         keep=gallery.keep,
@@ -72,7 +86,7 @@ def create_app(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access.connections, store),
+        lifespan=lambda _app: run_in_background(table, access, store),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
@@ -191,9 +205,7 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(
-    table: ServerTable, connections: httpx2.AsyncBaseTransport, store: SessionStore
-) -> AsyncGenerator[None]:
+async def run_in_background(table: ServerTable, access: EngineAccess, store: SessionStore) -> AsyncGenerator[None]:
     """Follow the launcher while the app runs, and close what leads to engines and the database after it."""
     tasks = [
         asyncio.create_task(table.follow(), name="follow the launcher"),
@@ -206,7 +218,7 @@ async def run_in_background(
             task.cancel()
         await asyncio.wait(tasks)
         await store.close()
-        await connections.aclose()
+        await access.aclose()
 
 
 def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, Any]]:
