@@ -153,7 +153,7 @@ class RememberingChain(Runnable[Any, Any]):
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Answer without a session; conversations are kept by asynchronous code alone."""
-        name, value = self._session(input, config)
+        name, value = self.session(input, config)
         if name is not None:
             raise TypeError("A chain that remembers is asked with ainvoke or astream.")
         return self.chain.invoke(value, config, **kwargs)
@@ -161,7 +161,7 @@ class RememberingChain(Runnable[Any, Any]):
     @override
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any | None) -> Iterator[Any]:
         """As ``invoke``, in pieces."""
-        name, value = self._session(input, config)
+        name, value = self.session(input, config)
         if name is not None:
             raise TypeError("A chain that remembers is asked with ainvoke or astream.")
         return self.chain.stream(value, config, **kwargs)
@@ -169,7 +169,7 @@ class RememberingChain(Runnable[Any, Any]):
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Answer, and remember."""
-        name, value = self._session(input, config)
+        name, value = self.session(input, config)
         if name is None:
             return await self.chain.ainvoke(value, config, **kwargs)
         async with self._turns.turn(name) as held:
@@ -183,7 +183,7 @@ class RememberingChain(Runnable[Any, Any]):
     @override
     def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any | None) -> AsyncIterator[Any]:
         """Answer in pieces, and remember. The stream ends after the turn was stored."""
-        name, value = self._session(input, config)
+        name, value = self.session(input, config)
         if name is None:
             return self.chain.astream(value, config, **kwargs)
         return self._stream(name, value, config, **kwargs)
@@ -202,7 +202,7 @@ class RememberingChain(Runnable[Any, Any]):
                     yield chunk
             await self._remember(held, recalled.new, pieces)
 
-    def _session(self, value: Any, config: RunnableConfig | None) -> tuple[SessionName | None, Any]:
+    def session(self, value: Any, config: RunnableConfig | None) -> tuple[SessionName | None, Any]:
         """Return the request's session, if it has one, and its input without it.
 
         Raises:

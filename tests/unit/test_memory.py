@@ -159,6 +159,20 @@ async def test_the_session_may_stand_in_the_input(tmp_path: Path) -> None:
     assert response.json()["error"]["param"] == "session_id"
 
 
+async def test_a_session_has_an_address(tmp_path: Path) -> None:
+    """All routes and both playgrounds stand below it, for clients that know nothing of configs."""
+    async with served(tmp_path, TalkingEngine()) as client:
+        for number, route in enumerate(("invoke", "stream", "chat/s/s1/stream_log", "batch")):
+            body: dict[str, Any] = {"input": str(number), "inputs": [str(number)]}
+            path = route if "/" in route else f"s/s1/{route}"
+            assert (await client.post(f"/{MODEL}/{path}", json=body)).status_code == 200
+        assert [text for text in await read(client) if len(text) == 1] == ["0", "1", "2", "3"]
+        for page in (f"/{MODEL}/s/s1/playground/", f"/{MODEL}/chat/s/s1/playground/"):
+            assert (await client.get(page)).status_code == 200
+        response = await client.post(f"/{MODEL}/s/a b/invoke", json={"input": "x"})
+        assert response.status_code == 422
+
+
 async def test_a_session_id_of_another_form_is_refused(tmp_path: Path) -> None:
     """Before anything is asked or kept."""
     engine = TalkingEngine()
