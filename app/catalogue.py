@@ -6,7 +6,7 @@ A name is an entry's id, for its chain, or ``id:raw``, for its engine without th
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chat_vllm import chat_prompt
 
@@ -143,7 +143,7 @@ def serve_model(spec: ModelSpec, chain: Chain | None, access: EngineAccess) -> S
 
 def _count(spec: ModelSpec, access: EngineAccess) -> Chain:
     if spec.chain is not None:
-        return build_chain(spec, access, kind=CountingChat)
+        return build_chain(spec, replace(access, memory=None), kind=CountingChat)
     return _alone(build_chat_model(spec, access, kind=CountingChat))
 
 
