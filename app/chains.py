@@ -126,14 +126,19 @@ def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
         base_url=BASE_URL,
         api_key=key,
         drawing=Drawing.model_validate(spec.drawing.model_dump()),
-        limits=ImageLimits(
-            pictures=spec.limits.max_images or access.limits.pictures,
-            pixels=spec.limits.max_pixels or access.limits.picture_pixels,
-            steps=access.limits.picture_steps,
-        ),
+        limits=image_limits(spec, access),
         keep=access.keep,
         timeout=access.timeout,
         http_async_client=access.client(spec.id),
+    )
+
+
+def image_limits(spec: ModelSpec, access: EngineAccess) -> ImageLimits:
+    """Return what one request may ask an image model for."""
+    return ImageLimits(
+        pictures=spec.limits.max_images or access.limits.pictures,
+        pixels=spec.limits.max_pixels or access.limits.picture_pixels,
+        steps=access.limits.picture_steps,
     )
 
 

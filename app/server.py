@@ -20,7 +20,7 @@ from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home, pictures
+from app.web import home, pictures, playground
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import Registry, RegistryError, load_registry
@@ -118,7 +118,9 @@ class Served:
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
         bodies: dict[str, Bodies] = {}
-        for each in routes.values():
+        for model, each in routes.items():
+            if (spec := registry.get(model)) is not None:
+                app.include_router(playground.create_router(spec, self._access))
             app.include_router(each.router)
             bodies.update(each.bodies)
         app.openapi_schema = None
