@@ -35,6 +35,10 @@ class Limits(BaseModel):
     """Inputs of one batch that are computed at once."""
     messages: Count = 1024
     """Messages of one input; more get 413."""
+    choices: Count = 8
+    """Answers to one question (OpenAI's n); more get 400."""
+    embeddings: Count = 2048
+    """Texts of one request for embeddings; more get 413."""
     images: Count = 8
     """Images in one request, where its model does not say; more get 413."""
     image_bytes: Count = 10 * 1024 * 1024
@@ -82,6 +86,9 @@ class Settings(BaseSettings):
     status of its own. A stream that waits longer for its model is told how far that is, in comment lines."""
     ping: Annotated[float, Field(gt=0)] = 15
     """Seconds of silence after which an idle stream gets a comment line, which keeps proxies from closing it."""
+    fast_path: bool = True
+    """Chains of a known kind are streamed past LangChain's machinery for callbacks that nobody listens to; the events
+    are the same. False: every request takes LangChain's own way."""
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
 
