@@ -11,6 +11,7 @@ import httpx2
 from fastapi import FastAPI
 
 from app import status
+from app.allow_list import AllowList
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
@@ -63,7 +64,7 @@ def create_app(
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
-    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    images = ImageCheck(limits, ImageFetcher(AllowList(settings.image_hosts)))
     if connections is None and short is None:
         short = open_short_connections(settings)
     access = EngineAccess(
