@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from chat_vllm import chat_prompt
+from langchain_core.messages import BaseMessage
 
-from app.chains import Chain, EngineAccess, build_chain, build_chat_model
+from app.chains import Chain, EngineAccess, build_chain, build_conversation_model
 from app.counting import CountingChat
 from app.engine_line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
+from app.images import ImageCheck
 from vllm_launcher.registry import ModelSpec, Sampling
 
 RAW = "raw"
@@ -38,6 +40,16 @@ class ServedModel:
     """Like ``chain``, but counts the tokens it is given: see ``app/counting.py``."""
     line: EngineLine
     """The way to its engine for everything that is no conversation."""
+    images: ImageCheck | None = None
+    """What images pass before its engine sees them; None unless it sees."""
+
+    async def check_images(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """Return the conversation with its images as the model takes them; of a model that sees none, as it is.
+
+        Raises:
+            ServiceError: What is wrong with one.
+        """
+        return [*messages] if self.images is None else await self.images.check_images(messages, self.spec.limits)
 
 
 @dataclass(frozen=True)
@@ -133,17 +145,18 @@ def serve_model(spec: ModelSpec, chain: Chain | None, access: EngineAccess) -> S
     plain = spec.model_copy(update={"sampling": Sampling()})
     return ServedModel(
         spec,
-        chain=chain or _alone(build_chat_model(spec, access)),
-        bare=_alone(build_chat_model(plain, access)),
+        chain=chain or _alone(build_conversation_model(spec, access)),
+        bare=_alone(build_conversation_model(plain, access)),
         counter=_count(spec, access),
         line=EngineLine.to(spec, access),
+        images=access.images if spec.task == "vision-chat" else None,
     )
 
 
 def _count(spec: ModelSpec, access: EngineAccess) -> Chain:
     if spec.chain is not None:
         return build_chain(spec, access, kind=CountingChat)
-    return _alone(build_chat_model(spec, access, kind=CountingChat))
+    return _alone(build_conversation_model(spec, access, kind=CountingChat))
 
 
 def _alone(llm: Chain) -> Chain:

@@ -134,10 +134,14 @@ def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) ->
     match spec.task:
         case "image-generation":
             return build_image_model(spec, access)
-        case "vision-chat":
-            return build_vision_model(spec, access, kind=kind)
         case _:
-            return build_chat_model(spec, access, kind=kind)
+            return build_conversation_model(spec, access, kind=kind)
+
+
+def build_conversation_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+    """Return the chat model of one entry; one that sees is behind the check of images."""
+    build = build_vision_model if spec.task == "vision-chat" else build_chat_model
+    return build(spec, access, kind=kind)
 
 
 def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:

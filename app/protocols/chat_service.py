@@ -6,6 +6,7 @@ cancels ``answer``, or closes ``stream``, cancels the engine's work.
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -75,6 +76,7 @@ class ChatService:
         """
         with named_errors():
             choice = self.check(request)
+            request = await _seen(choice, request)
             await self.ensure_ready(choice, request.wait)
             if request.n == 1:
                 return [await self._answer(choice, request, 0)]
@@ -94,6 +96,7 @@ class ChatService:
         """
         with named_errors():
             choice = self.check(request)
+            request = await _seen(choice, request)
             await self.ensure_ready(choice, request.wait)
             counter = choice.served.counter
             if counter is None:
@@ -123,6 +126,7 @@ class ChatService:
         """
         try:
             choice = self.check(request)
+            request = await _seen(choice, request)
             await self.ensure_ready(choice, request.wait)
             if request.n == 1:
                 async for chunk in self._stream(choice, request, 0):
@@ -183,6 +187,11 @@ async def gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors
     return [task.result() for task in tasks]
+
+
+async def _seen(choice: Choice, request: ChatRequest) -> ChatRequest:
+    """Check images before the model is started for them."""
+    return replace(request, messages=await choice.served.check_images(request.messages))
 
 
 def _seeded(request: ChatRequest, index: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
 from fastapi import Request
+from langchain_core.messages import BaseMessage, HumanMessage
 from starlette.responses import Response
 
 from app.catalogue import Choice
@@ -50,6 +51,7 @@ async def pass_on(delivery: Delivery, request: Request, choice: Choice, path: st
     Raises:
         ServiceError: The engine refused or failed before its answer began.
     """
+    body = await _with_images(choice, body)
     if body.get("stream"):
         async with delivery.wanted(request):
             await delivery.chats.ensure_ready(choice, wait_of(request))
@@ -60,6 +62,26 @@ async def pass_on(delivery: Delivery, request: Request, choice: Choice, path: st
         async with line.open(path, body) as answer:
             content = b"".join([piece async for piece in line.pieces(answer)])
     return Response(content, answer.status_code, media_type=answer.headers.get("content-type", "application/json"))
+
+
+async def _with_images(choice: Choice, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the body with its images as the model takes them: the one thing of it that does not pass as it came."""
+    messages: Any = body.get("messages")
+    if choice.served.images is None or not isinstance(messages, list):
+        return body
+    told = cast("list[dict[str, Any]]", messages)
+    seen = await choice.served.check_images([HumanMessage(_parts(message)) for message in told])
+    return {**body, "messages": [_with_parts(message, one) for message, one in zip(told, seen, strict=True)]}
+
+
+def _parts(message: Any) -> list[Any]:
+    """Return the parts of a turn; a text has none."""
+    content: Any = cast("dict[str, Any]", message).get("content") if isinstance(message, dict) else None
+    return cast("list[Any]", content) if isinstance(content, list) else []
+
+
+def _with_parts(message: dict[str, Any], seen: BaseMessage) -> dict[str, Any]:
+    return {**message, "content": seen.content} if _parts(message) else message  # pyright: ignore[reportUnknownMemberType]
 
 
 async def _pieces(choice: Choice, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
