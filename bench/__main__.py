@@ -94,7 +94,10 @@ async def compare(names: list[str], scenarios: list[Scenario], rounds: int) -> d
                     figures = table[name][scenario.name]
                     await measure(running[name], scenario, figures)
                     said = f"{figures.cpu[-1]:.1f}" if figures.cpu else "-"
-                    print(f"round {turn} {name} {scenario.name}: cpu {said} failures {figures.failures} {figures.complaints[-1:]}", flush=True)
+                    print(
+                        f"round {turn} {name} {scenario.name}: cpu {said} failures {figures.failures} {figures.complaints[-1:]}",
+                        flush=True,
+                    )
     return {"table": table, "speeds": speeds, "names": {name: peers[name].name for name in names}}
 
 
@@ -109,7 +112,9 @@ def cores() -> tuple[int, list[int]]:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--peers", default="ours,general,langserve,litellm,httpx,aiohttp,router", help="who, comma separated")
+    parser.add_argument(
+        "--peers", default="ours,general,langserve,litellm,httpx,aiohttp,router", help="who, comma separated"
+    )
     parser.add_argument("--scenarios", default=",".join(USUAL), help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--rounds", type=int, default=2, help="pairs of rounds, forwards and backwards (A B B A)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")

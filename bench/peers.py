@@ -55,7 +55,16 @@ def known() -> dict[str, Peer]:
     small = ("uvicorn[standard]==0.54.0", "starlette==1.10.0")
     project = {
         "speaks": "langserve",
-        "command": (sys.executable, "-m", "vllm_launcher", "up", "--models", "{folder}/models.json", "--port", "{port}"),
+        "command": (
+            sys.executable,
+            "-m",
+            "vllm_launcher",
+            "up",
+            "--models",
+            "{folder}/models.json",
+            "--port",
+            "{port}",
+        ),
         "files": {"models.json": json.dumps(MODELS)},
         "process": "-m app",
     }
@@ -137,7 +146,9 @@ def make_environment(name: str, peer: Peer) -> Path | None:
     shutil.rmtree(folder, ignore_errors=True)
     uv = str(Path(sys.executable).parent / "uv")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)  # noqa: S603
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs], check=True)  # noqa: S603
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs], check=True
+    )  # noqa: S603
     stamp.write_text(wanted)
     return folder
 

@@ -23,7 +23,10 @@ class ChatInput(BaseModel):
 
 
 prompt = ChatPromptTemplate.from_messages(
-    [("system", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"), MessagesPlaceholder("messages")]
+    [
+        ("system", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+        MessagesPlaceholder("messages"),
+    ]
 )
 llm = ChatOpenAI(model="smollm2", base_url=f"{URL}/v1", api_key="EMPTY", temperature=0.2, max_tokens=512)
 app = FastAPI()

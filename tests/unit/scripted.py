@@ -236,12 +236,17 @@ async def served(folder: Path, engine: httpx2.AsyncBaseTransport, **fields: Any)
 
 
 class Stage(httpx2.AsyncBaseTransport):
-    """One app for many tests, each with a launcher and an engine of its own: building an app takes a while."""
+    """One app for many tests, each with a launcher and an engine of its own: building an app takes a while.
 
-    def __init__(self, folder: Path) -> None:
+    ``registry`` is another list of models than the usual one.
+    """
+
+    def __init__(self, folder: Path, registry: Mapping[str, Any] = REGISTRY) -> None:
         self._engine: httpx2.AsyncBaseTransport = ScriptedEngine(says())
         self._launcher = ScriptedLauncher()
-        self._app = create_app(settings(folder), launcher=self, connections=self)
+        told = settings(folder)
+        told.models.write_text(json.dumps(registry))
+        self._app = create_app(told, launcher=self, connections=self)
 
     @asynccontextmanager
     async def app(
