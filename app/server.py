@@ -4,34 +4,45 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Container
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 
-from app import status
+from app import sessions, status
+from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
     EngineAccess,
+    Remembering,
     build_chain,
     engine_timeout,
     open_connections,
     open_short_connections,
 )
 from app.connection import Connections
+from app.gallery import Gallery
 from app.guard import SecurityHeaders
+from app.images import ImageCheck, ImageFetcher
+from app.memory.store import Bounds, SessionStore, open_store
+from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
-from app.protocols import langserve
+from app.protocols import anthropic, langserve, ollama, openai, tgi
+from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home
+from app.web import home, pictures
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
-from vllm_launcher.registry import Registry, RegistryError, load_registry
+from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
 
 log = logging.getLogger(__name__)
+
+PROTOCOLS = (openai, anthropic, ollama, tgi)
+"""Those that answer for every model; LangServe's routes are made for each."""
 
 
 def create_app(
@@ -52,29 +63,55 @@ def create_app(
     Raises:
         RegistryError: ``models.json`` is wrong.
         ChainError: A chain cannot be built.
+        StoreError: The address of the conversations' store cannot be used.
     """
     registry = load_registry(settings.models)
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
+    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    store = open_sessions(settings)
     if connections is None and short is None:
         short = open_short_connections(settings)
     access = EngineAccess(
-        table, connections or open_connections(settings), engine_timeout(settings), settings.wait_ready, short
+        table,
+        connections or open_connections(settings),
+        engine_timeout(settings),
+        wait=settings.wait_ready,
+        short=short,
+        limits=limits,
+        images=images,
+        keep=gallery.keep,
+        memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access),
+        lifespan=lambda _app: run_in_background(table, access, store),
     )
-    app.state.table, app.state.shutdown = table, shutdown
+    app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
+    catalogue = Catalogue()
+    chats = ChatService(catalogue, table, settings, shutdown, images)
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.create_router(chats))
+    app.include_router(pictures.create_router(gallery))
+    app.include_router(sessions.create_router(store))
     app.add_middleware(SecurityHeaders)
-    served = Served(app, settings, access, shutdown)
+    served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
     table.on_generation = served.refresh
     return app
+
+
+@dataclass(frozen=True)
+class Built:
+    """One model as it is served; ``routes`` are LangServe's, None where it names no chain."""
+
+    served: ServedModel
+    routes: langserve.ModelRoutes | None
 
 
 class Served:
@@ -83,42 +120,53 @@ class Served:
     Requests under way keep the routes they came in by; chains of entries that are the same are kept.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown) -> None:
+    def __init__(
+        self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown, catalogue: Catalogue
+    ) -> None:
         self._app = app
         self._settings = settings
         self._access = access
         self._shutdown = shutdown
+        self._catalogue = catalogue
         self._fixed = list(app.router.routes)
         self._plain_openapi = app.openapi
         self._registry: Registry | None = None
-        self._routes: dict[str, langserve.ModelRoutes] = {}
+        self._built: dict[str, Built] = {}
 
-    def build(self, registry: Registry) -> dict[str, langserve.ModelRoutes]:
-        """Return the routes of every model with a chain; imports packages, so it takes a while.
+    def build(self, registry: Registry) -> dict[str, "Built"]:
+        """Return every model as it will be served; imports packages, so it takes a while.
 
         Raises:
             ChainError: A chain cannot be built.
         """
-        old = self._registry
-        around = langserve.Surroundings(self._access.table, self._settings, self._shutdown)
-        routes: dict[str, langserve.ModelRoutes] = {}
-        for spec in registry.models:
-            if spec.chain is None:
-                continue
-            same = old is not None and old.get(spec.id) == spec
-            known = self._routes.get(spec.id) if same else None
-            routes[spec.id] = known or langserve.create_routes(spec, build_chain(spec, self._access), around)
-        return routes
+        access = replace(self._access, registry=registry)
+        return {
+            spec.id: self._built[spec.id] if self._is_same(spec, registry) else self._build(spec, access)
+            for spec in registry.models
+        }
 
-    def show(self, registry: Registry, routes: dict[str, langserve.ModelRoutes]) -> None:
+    def _is_same(self, spec: ModelSpec, registry: Registry) -> bool:
+        """Whether the entry, and the one whose server it uses, say what they said before."""
+        old, server = self._registry, registry.server_of(spec)
+        return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
+
+    def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
+        around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
+        chain = build_chain(spec, access) if spec.chain else None
+        routes = langserve.create_routes(spec, chain, around) if chain is not None else None
+        return Built(serve_model(spec, chain, access), routes)
+
+    def show(self, registry: Registry, built: dict[str, "Built"]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
-        self._registry, self._routes = registry, routes
-        table.models = tuple(spec.id for spec in registry.models)
+        self._registry, self._built = registry, built
+        table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
+        self._catalogue.replace(each.served for each in built.values())
         app.router.routes[:] = self._fixed
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
-        bodies: dict[str, Bodies] = {}
+        routes = {model: each.routes for model, each in built.items() if each.routes}
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
         for each in routes.values():
             app.include_router(each.router)
             bodies.update(each.bodies)
@@ -133,12 +181,23 @@ class Served:
             registry = await asyncio.to_thread(load_registry, self._settings.models)
             if registry == self._registry:
                 return
-            routes = await asyncio.to_thread(self.build, registry)
+            built = await asyncio.to_thread(self.build, registry)
         except (RegistryError, ChainError) as error:
             log.error("the changed list of models is not served: %s", error)  # noqa: TRY400 -- the trace tells no more
             return
-        self.show(registry, routes)
+        self.show(registry, built)
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
+
+
+def open_sessions(settings: Settings) -> SessionStore:
+    """Return the store of conversations; it opens nothing before it is needed.
+
+    Raises:
+        StoreError: Its address cannot be used.
+    """
+    limits = settings.limits
+    address = settings.sessions_url.get_secret_value() if settings.sessions_url else None
+    return open_store(address, Bounds(limits.session_bytes, limits.sessions))
 
 
 def connect_launcher(settings: Settings) -> Launcher | None:
@@ -149,14 +208,19 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, access: EngineAccess) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close the connections to the engines after it."""
-    following = asyncio.create_task(table.follow(), name="follow the launcher")
+async def run_in_background(table: ServerTable, access: EngineAccess, store: SessionStore) -> AsyncGenerator[None]:
+    """Follow the launcher while the app runs, and close what leads to engines and the database after it."""
+    tasks = [
+        asyncio.create_task(table.follow(), name="follow the launcher"),
+        asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
+    ]
     try:
         yield
     finally:
-        following.cancel()
-        await asyncio.wait([following])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await store.close()
         await access.aclose()
 
 
@@ -165,5 +229,6 @@ def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, 
     served = [spec for spec in registry.models if spec.id in chains]
     return [
         {"name": "status", "description": "The service and its models."},
+        {"name": "sessions", "description": "Conversations that the service remembers."},
         *({"name": spec.id, "description": langserve.describe_routes(spec)} for spec in served),
     ]

@@ -17,8 +17,8 @@ from vllm_launcher.fetching.tokenizer import expected_tokenizer, needs_tokenizer
 from vllm_launcher.fetching.weights import expected
 from vllm_launcher.fetching.weights_error import WeightsError
 from vllm_launcher.hardware import Hardware
-from vllm_launcher.planning.planned import PlannedServer, Rejected
-from vllm_launcher.prepare import EXTERNAL, Project, dtype_of
+from vllm_launcher.planning.planned import PROCESSLESS, PlannedServer, Rejected
+from vllm_launcher.prepare import Project, dtype_of
 from vllm_launcher.registry.entries import Flag, ModelSpec
 from vllm_launcher.settings import Settings
 
@@ -52,12 +52,14 @@ class Reason(_Frozen):
 
 
 class ServerReport(_Frozen):
-    """One server as it would be started. ``command`` and ``env`` are empty for an external one.
+    """One server as it would be started. ``command`` and ``env`` are empty for an external or shared one.
 
-    ``weights``: "here", "to fetch", "missing" (the entry names a path that does not exist) or "elsewhere" (external).
+    ``weights``: "here", "to fetch", "missing" (the entry names a path that does not exist) or "elsewhere".
     """
 
     model: str
+    replica: int
+    """Which of the model's servers, from 0."""
     engine: str
     engine_installed: bool
     weights: WeightsState
@@ -114,7 +116,7 @@ def read_machine(path: Path) -> Hardware:
 
 def report_of(project: Project, hardware: Hardware, settings: Settings) -> PlanReport:
     """The plan of a project for that machine."""
-    servers = (_server(*project.planned(server.model), settings) for server in project.plan.servers)
+    servers = (_server(project.planned(server.model)[0], server, settings) for server in project.plan.servers)
     return PlanReport(
         machine=hardware,
         capacity=dict(project.plan.capacity),
@@ -124,12 +126,13 @@ def report_of(project: Project, hardware: Hardware, settings: Settings) -> PlanR
 
 
 def _server(spec: ModelSpec, planned: PlannedServer, settings: Settings) -> ServerReport:
-    is_external = planned.engine == EXTERNAL
-    checkpoint, weights = (Path(), "elsewhere") if is_external else _checkpoint(spec, planned, settings)
+    no_process = planned.engine in PROCESSLESS
+    checkpoint, weights = (Path(), "elsewhere") if no_process else _checkpoint(spec, planned, settings)
     return ServerReport(
         model=planned.model,
+        replica=planned.replica,
         engine=planned.engine,
-        engine_installed=is_external or installed(planned.engine, settings) is not None,
+        engine_installed=no_process or installed(planned.engine, settings) is not None,
         weights=weights,
         facts_from=planned.facts_from,
         on_demand=planned.on_demand,
@@ -146,7 +149,7 @@ def _server(spec: ModelSpec, planned: PlannedServer, settings: Settings) -> Serv
         plugins=planned.plugins,
         flags=dict(planned.flags),
         env=dict(planned.env),
-        command=() if is_external else _command(spec, planned, checkpoint, settings),
+        command=() if no_process else _command(spec, planned, checkpoint, settings),
         reasons=tuple(Reason(what=choice.what, value=choice.value, why=choice.why) for choice in planned.reasons),
     )
 
