@@ -2,7 +2,7 @@
 
 Known are prompts, then a chat model, then perhaps a string parser. They are LangChain's own and do what they always do,
 up to the request's body. What is left out is what LangChain does with each piece of the answer for callback handlers
-that are not there: tees, tasks, merged copies. docs/adr/0007 tells more; tests compare every byte with the general
+that are not there: tees, tasks, merged copies. docs/adr/0014 tells more; tests compare every byte with the general
 path's.
 """
 

@@ -1,6 +1,6 @@
 """Streams pushed through: a piece of an engine's answer becomes frames for a client in the callback it came in.
 
-No task, no queue and no future a piece. docs/adr/0007 says why, and on what it relies: ``send`` of an ASGI server is a
+No task, no queue and no future a piece. docs/adr/0014 says why, and on what it relies: ``send`` of an ASGI server is a
 coroutine that runs to its end at once unless the client reads slower than we write. So it is stepped by hand; where it
 does not end at once, a task finishes it, and meanwhile nothing is read from the engine.
 """
