@@ -5,7 +5,8 @@ second, whether its model does or not.
 """
 
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -66,13 +67,21 @@ def engine_timeout(settings: Settings) -> httpx2.Timeout:
     return httpx2.Timeout(settings.engine_silence, connect=settings.engine_connect)
 
 
-def build_chain(spec: ModelSpec, access: EngineAccess, server: ModelSpec | None = None) -> Chain:
+Offers = Mapping[str, Callable[[ModelSpec], Any]]
+"""What a package may ask for beside its model, by the name of a parameter of its ``build_chain``; made for its entry.
+What makes it raises ValueError where the entry does not say what it needs."""
+
+
+def build_chain(
+    spec: ModelSpec, access: EngineAccess, server: ModelSpec | None = None, offers: Offers | None = None
+) -> Chain:
     """Return the chain of one entry.
 
     Args:
         spec: The entry.
         access: The way to its server.
         server: The entry whose server it uses, if not its own.
+        offers: What its package may ask for: a retriever, tools.
 
     Raises:
         ChainError: It cannot be built.
@@ -80,12 +89,11 @@ def build_chain(spec: ModelSpec, access: EngineAccess, server: ModelSpec | None 
     if spec.chain is None:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
+    asked = inspect.signature(build).parameters
     try:
-        return build(
-            build_chat_model(spec, access, server),
-            system_prompt=spec.chain.system_prompt,
-            variables=spec.chain.variables,
-        )
+        more = {name: offer(spec) for name, offer in (offers or {}).items() if name in asked}
+        llm = build_chat_model(spec, access, server)
+        return build(llm, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables, **more)
     except ValueError as error:  # a variable of the prompt without a value, for example
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
 
@@ -94,7 +102,7 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess, server: ModelSpec | 
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
-    name, key = engine_credentials(server or spec)
+    name, key = credentials(server or spec)
     llm = ChatVLLM(
         model=name,
         base_url=BASE_URL,
@@ -107,7 +115,7 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess, server: ModelSpec | 
     return configurable(llm)
 
 
-def engine_credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
+def credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
     """Return the name and the key an engine knows the model and us by."""
     engine = spec.engine
     if not isinstance(engine, ExternalEngine):

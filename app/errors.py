@@ -10,11 +10,16 @@
     │   ├── Refused              400  the engine refuses a parameter or an input
     │   ├── UnknownModel         404
     │   ├── UnknownRoute         404
+    │   ├── UnknownDocument      404  no such collection or document
+    │   ├── UnreadableDocument   422  encrypted, damaged, without text, of an unknown kind
+    │   ├── OtherEmbedding       409  the collection was made with another embedding model
     │   ├── WrongMethod          405
     │   ├── TooSlow              408  its body took too long to arrive
     │   └── TooLarge             413  body, batch or messages beyond a limit
     ├── Unavailable              not now; a later request may succeed
     │   ├── EngineBusy           429
+    │   ├── QueueOfDocumentsFull 429  so many documents wait to be ingested that one more is not taken
+    │   ├── StoreUnavailable     503  the store of documents does not answer
     │   ├── ModelNotReady        503  it is loading: phase and progress say how far it is
     │   ├── TooManyWaiting       503  so many requests wait for it to load that one more would only wait in vain
     │   ├── ModelFailed          503  it was given up on: reason and hint say why
@@ -102,6 +107,18 @@ class UnknownRoute(CallerError):
     """No such route."""
 
 
+class UnknownDocument(CallerError):
+    """No such collection or document."""
+
+
+class UnreadableDocument(CallerError):
+    """Its text cannot be had."""
+
+
+class OtherEmbedding(CallerError):
+    """The collection was made with another embedding model."""
+
+
 class WrongMethod(CallerError):
     """The route exists, for other methods."""
 
@@ -122,6 +139,21 @@ class EngineBusy(Unavailable):
     """The engine's queue is full."""
 
     retry_after = 1
+
+
+class QueueOfDocumentsFull(Unavailable):
+    """So many documents wait to be ingested that one more is not taken."""
+
+    retry_after = 10
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} documents wait to be ingested already.", hint="Send it again later.")
+
+
+class StoreUnavailable(Unavailable):
+    """The store of documents does not answer."""
+
+    retry_after = 10
 
 
 class TooManyWaiting(Unavailable):
@@ -223,10 +255,15 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     Refused: Meaning("refused", 400),
     UnknownModel: Meaning("unknown_model", 404),
     UnknownRoute: Meaning("unknown_route", 404),
+    UnknownDocument: Meaning("unknown_document", 404),
+    UnreadableDocument: Meaning("unreadable_document", 422),
+    OtherEmbedding: Meaning("other_embedding", 409),
     WrongMethod: Meaning("wrong_method", 405),
     TooSlow: Meaning("too_slow", 408),
     TooLarge: Meaning("too_large", 413),
     EngineBusy: Meaning("engine_busy", 429),
+    QueueOfDocumentsFull: Meaning("documents_waiting", 429),
+    StoreUnavailable: Meaning("store_unavailable", 503),
     ModelNotReady: Meaning("model_not_ready", 503),
     TooManyWaiting: Meaning("too_many_waiting", 503),
     ModelFailed: Meaning("model_failed", 503),

@@ -10,7 +10,11 @@ import httpx2
 from fastapi import FastAPI
 
 from app import status
-from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app.chains import ChainError, EngineAccess, Offers, build_chain, engine_timeout, open_connections
+from app.documents import routes as documents
+from app.documents.library import Library
+from app.documents.queue import IngestQueue
+from app.documents.spool import Spool
 from app.guard import SecurityHeaders
 from app.openapi import Bodies, describe_bodies
 from app.protocols import langserve
@@ -50,15 +54,18 @@ def create_app(
     access = EngineAccess(
         table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
     )
+    library = Library(settings, access)
+    queue = IngestQueue(Spool(settings.data / "ingest"), library.ingest, settings.documents)
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access.connections),
+        lifespan=lambda _app: run_in_background(table, access.connections, library, queue),
     )
     app.state.table, app.state.shutdown = table, shutdown
+    app.include_router(documents.create_router(library, queue, settings, shutdown))
     app.add_middleware(SecurityHeaders)
-    served = Served(app, settings, access, shutdown)
+    served = Served(app, settings, access, shutdown, library)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
     table.on_generation = served.refresh
@@ -71,11 +78,14 @@ class Served:
     Requests under way keep the routes they came in by; chains of entries that are the same are kept.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown) -> None:
+    def __init__(
+        self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown, library: Library
+    ) -> None:
         self._app = app
         self._settings = settings
         self._access = access
         self._shutdown = shutdown
+        self._library = library
         self._fixed = list(app.router.routes)
         self._plain_openapi = app.openapi
         self._registry: Registry | None = None
@@ -89,6 +99,8 @@ class Served:
         """
         old = self._registry
         around = langserve.Surroundings(self._access.table, self._settings, self._shutdown)
+        self._library.use(registry)
+        offers: Offers = {"retriever": self._library.retriever}
         routes: dict[str, langserve.ModelRoutes] = {}
         for spec in registry.models:
             if spec.chain is None:
@@ -96,7 +108,9 @@ class Served:
             server = registry.server_of(spec)
             same = old is not None and old.get(spec.id) == spec and old.get(server.id) == server
             known = self._routes.get(spec.id) if same else None
-            routes[spec.id] = known or langserve.create_routes(spec, build_chain(spec, self._access, server), around)
+            routes[spec.id] = known or langserve.create_routes(
+                spec, build_chain(spec, self._access, server, offers), around
+            )
         return routes
 
     def show(self, registry: Registry, routes: dict[str, langserve.ModelRoutes]) -> None:
@@ -138,14 +152,21 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTransport) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close the connections to the engines after it."""
-    following = asyncio.create_task(table.follow(), name="follow the launcher")
+async def run_in_background(
+    table: ServerTable, connections: httpx2.AsyncBaseTransport, library: Library, queue: IngestQueue
+) -> AsyncGenerator[None]:
+    """Follow the launcher and ingest documents while the app runs; close store and connections after it."""
+    tasks = [
+        asyncio.create_task(table.follow(), name="follow the launcher"),
+        asyncio.create_task(queue.run(), name="ingest documents"),
+    ]
     try:
         yield
     finally:
-        following.cancel()
-        await asyncio.wait([following])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await library.store.aclose()
         await connections.aclose()
 
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 import httpx2
 import openai
 from langchain_core.exceptions import ContextOverflowError
+from rag_chat import errors as retrieval
 
 from app.errors import (
     ContextTooLong,
@@ -16,8 +17,13 @@ from app.errors import (
     EngineUnreachable,
     InternalError,
     InvalidInput,
+    OtherEmbedding,
     Refused,
     ServiceError,
+    StoreUnavailable,
+    TooLarge,
+    UnknownDocument,
+    UnreadableDocument,
     scrub,
 )
 
@@ -64,6 +70,8 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a t
             return error
         case ContextOverflowError():
             return ContextTooLong(_sentence(error))
+        case retrieval.RetrievalError():
+            return _retrieval(error)
         case openai.APIStatusError():
             return _refusal(error.status_code, error)
         case openai.APITimeoutError() | openai.APIConnectionError():
@@ -76,6 +84,18 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a t
             return EngineTimeout("The engine did not answer in time.")
         case _:
             return None
+
+
+def _retrieval(error: retrieval.RetrievalError) -> ServiceError:
+    kinds: Mapping[type[retrieval.RetrievalError], type[ServiceError]] = {
+        retrieval.UnknownDocument: UnknownDocument,
+        retrieval.UnreadableDocument: UnreadableDocument,
+        retrieval.DocumentTooLarge: TooLarge,
+        retrieval.StoreFull: TooLarge,
+        retrieval.StoreMismatch: OtherEmbedding,
+        retrieval.StoreUnavailable: StoreUnavailable,
+    }
+    return kinds[type(error)](error.message, hint=error.hint)
 
 
 def _lost(error: openai.APIConnectionError) -> ServiceError:

@@ -83,7 +83,12 @@ def create_router(registry: Registry, table: Table) -> APIRouter:
 
 
 def _read_assets() -> dict[str, Asset]:
-    kinds = {"home.css": "text/css", "home.js": "text/javascript", "icon.svg": "image/svg+xml"}
+    kinds = {
+        "home.css": "text/css",
+        "document.css": "text/css",
+        "home.js": "text/javascript",
+        "icon.svg": "image/svg+xml",
+    }
     return {name: Asset(kind, (_HERE / "static" / name).read_bytes()) for name, kind in kinds.items()}
 
 

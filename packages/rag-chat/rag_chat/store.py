@@ -273,9 +273,8 @@ class PassageStore:
         """Do it in a thread, with the store opened; what fails is named."""
         loop = asyncio.get_running_loop()
         async with self._opening:
-            if self._client is None:
-                self._client = await loop.run_in_executor(self._threads, self._open)
-            client = self._client
+            client = self._client or await loop.run_in_executor(self._threads, self._open)
+            self._client = client
 
         def guarded() -> T:
             with _named():
