@@ -76,6 +76,8 @@ class IngestQueue:
         self._limits = limits
         self._back_off = back_off
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self._arriving: dict[str, Waiting] = {}
+        """Being written to disk: they count, and are not worked on yet."""
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._changed = asyncio.Event()
         self._more = asyncio.Event()
@@ -126,17 +128,17 @@ class IngestQueue:
             raise StoreUnavailable("Documents cannot be kept: the data folder cannot be written.")
         if len(file.content) > limits.file_bytes:
             raise TooLarge(f"'{file.source}' is larger than {limits.file_bytes} bytes.", param="files")
-        taken = sum(each.size for each in self._waiting.values())
-        if len(self._waiting) >= limits.waiting or taken + len(file.content) > limits.waiting_bytes:
-            raise QueueOfDocumentsFull(len(self._waiting))
+        taken = [each.size for each in (*self._waiting.values(), *self._arriving.values())]
+        if len(taken) >= limits.waiting or sum(taken) + len(file.content) > limits.waiting_bytes:
+            raise QueueOfDocumentsFull(len(taken))
         id_ = f"{time.time_ns():020d}-{next(self._numbers):06d}"
         waiting = Waiting(id_, collection, file.source, file.media_type, len(file.content))
-        self._waiting[id_] = waiting  # it counts from now on
+        self._arriving[id_] = waiting
         try:
             await asyncio.to_thread(self._spool.save, waiting, file.content)
-        except BaseException:
-            self._waiting.pop(id_, None)
-            raise
+        finally:
+            del self._arriving[id_]
+        self._waiting[id_] = waiting
         job = self._note(waiting)
         self._more.set()
         return job

@@ -54,7 +54,7 @@ class Spool:
             if self._own is not None and not slot.is_dir():
                 break
             slot.mkdir(exist_ok=True, mode=0o700)
-            lock = FileLock(slot / ".lock")
+            lock = FileLock(slot / ".lock", thread_local=False)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -93,7 +93,8 @@ class Spool:
 
     def remove(self, id_: str) -> None:
         """Forget a file."""
-        shutil.rmtree(self._where.pop(id_), ignore_errors=True)
+        if (path := self._where.pop(id_, None)) is not None:
+            shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         """Leave what waits to the next process."""
