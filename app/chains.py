@@ -7,20 +7,31 @@ second, whether its model does or not.
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx2
 from chat_vllm import ChatVLLM, configurable
-from langchain_core.runnables import Runnable
+from image_generation import Drawing, ImageLimits, ImageModel
+from image_generation.model import Keep
+from langchain_core.messages import BaseMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import SecretStr
 
+from app.connection import Connections
 from app.endpoint import BASE_URL, EndpointTransport
-from app.settings import Settings, read_secret
+from app.engine import Engine
+from app.images import ImageCheck
+from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec
+from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
+
+Offers = Mapping[str, Callable[[ModelSpec], Any]]
+"""What a package may ask for beside its model, by the name of a parameter of its ``build_chain``; made for its entry.
+What makes it raises ValueError where the entry does not say what it needs."""
 
 NO_KEY = SecretStr("EMPTY")
 """What the openai SDK sends where no key is asked for."""
@@ -42,11 +53,48 @@ class EngineAccess:
     timeout: httpx2.Timeout
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
+    registry: Registry | None = None
+    """Tells whose server an entry uses that has none of its own."""
+    limits: Limits = field(default_factory=Limits)
+    images: ImageCheck = field(default_factory=lambda: ImageCheck(Limits()))
+    """What every image passes on its way to a model."""
+    keep: Keep | None = None
+    """Keeps drawn pictures; returns where each can be seen."""
+    short: Connections | None = None
+    """Connections for what is streamed; without them everything goes by ``connections``."""
+    offers: Offers = field(default_factory=dict[str, Callable[[ModelSpec], Any]])
+    """What packages may ask for beside their model."""
+
+    async def aclose(self) -> None:
+        """End every connection."""
+        await self.connections.aclose()
+        if self.short is not None:
+            await self.short.aclose()
+
+    def engine(self, model: str) -> Engine | None:
+        """Return the short way to the ready server of ``model``."""
+        return None if self.short is None else Engine(model, self.table, self.short, wait=self.wait)
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
         transport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
+
+    def credentials(self, spec: ModelSpec) -> tuple[str, SecretStr]:
+        """Return the name and the key an engine knows the model and us by."""
+        server = self.registry.server_of(spec) if self.registry else spec
+        engine = server.engine
+        if not isinstance(engine, ExternalEngine):
+            return server.id, NO_KEY
+        key = read_secret(engine.api_key_env) if engine.api_key_env else None
+        return engine.model or server.id, SecretStr(key) if key else NO_KEY
+
+
+def open_short_connections(settings: Settings) -> Connections:
+    """Return the connections that streams and answers of chat models take."""
+    return Connections(
+        settings.engine_connections, connect_within=settings.engine_connect, silence=settings.engine_silence
+    )
 
 
 def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
@@ -67,21 +115,13 @@ def engine_timeout(settings: Settings) -> httpx2.Timeout:
     return httpx2.Timeout(settings.engine_silence, connect=settings.engine_connect)
 
 
-Offers = Mapping[str, Callable[[ModelSpec], Any]]
-"""What a package may ask for beside its model, by the name of a parameter of its ``build_chain``; made for its entry.
-What makes it raises ValueError where the entry does not say what it needs."""
-
-
-def build_chain(
-    spec: ModelSpec, access: EngineAccess, server: ModelSpec | None = None, offers: Offers | None = None
-) -> Chain:
+def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
     """Return the chain of one entry.
 
     Args:
         spec: The entry.
-        access: The way to its server.
-        server: The entry whose server it uses, if not its own.
-        offers: What its package may ask for: a retriever, tools.
+        access: Of its engine.
+        kind: What stands for the chat model.
 
     Raises:
         ChainError: It cannot be built.
@@ -91,23 +131,35 @@ def build_chain(
     build = _find_builder(spec.id, spec.chain.package)
     asked = inspect.signature(build).parameters
     try:
-        more = {name: offer(spec) for name, offer in (offers or {}).items() if name in asked}
-        llm = build_chat_model(spec, access, server)
-        return build(llm, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables, **more)
-    except ValueError as error:  # a variable of the prompt without a value, for example
+        more = {name: offer(spec) for name, offer in access.offers.items() if name in asked}
+        model = _build_model(spec, access, kind)
+        return build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables, **more)
+    except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
 
 
-def build_chat_model(spec: ModelSpec, access: EngineAccess, server: ModelSpec | None = None) -> Chain:
+def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) -> Any:
+    """Return what a package's ``build_chain`` is given, by the entry's task."""
+    match spec.task:
+        case "image-generation":
+            return build_image_model(spec, access)
+        case "vision-chat":
+            return build_vision_model(spec, access, kind=kind)
+        case _:
+            return build_chat_model(spec, access, kind=kind)
+
+
+def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
-    name, key = credentials(server or spec)
-    llm = ChatVLLM(
+    name, key = access.credentials(spec)
+    llm = kind(
         model=name,
         base_url=BASE_URL,
         api_key=key,
         http_async_client=client,
+        engine=access.engine(spec.id),
         timeout=access.timeout,
         max_retries=0,
         **defaults,
@@ -115,13 +167,32 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess, server: ModelSpec | 
     return configurable(llm)
 
 
-def credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
-    """Return the name and the key an engine knows the model and us by."""
-    engine = spec.engine
-    if not isinstance(engine, ExternalEngine):
-        return spec.id, NO_KEY
-    key = read_secret(engine.api_key_env) if engine.api_key_env else None
-    return engine.model or spec.id, SecretStr(key) if key else NO_KEY
+def build_vision_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+    """Return the chat model of one entry behind the check of images: whichever way one came, it is checked."""
+
+    async def check(prompt: PromptValue) -> list[BaseMessage]:
+        return await access.images.check_images(prompt.to_messages(), spec.limits)
+
+    return RunnableLambda(check) | build_chat_model(spec, access, kind=kind)
+
+
+def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
+    """Return the image model of one entry, with its drawing defaults and limits; what it draws is kept."""
+    name, key = access.credentials(spec)
+    return ImageModel(
+        model=name,
+        base_url=BASE_URL,
+        api_key=key,
+        drawing=Drawing.model_validate(spec.drawing.model_dump()),
+        limits=ImageLimits(
+            pictures=spec.limits.max_images or access.limits.pictures,
+            pixels=spec.limits.max_pixels or access.limits.picture_pixels,
+            steps=access.limits.picture_steps,
+        ),
+        keep=access.keep,
+        timeout=access.timeout,
+        http_async_client=access.client(spec.id),
+    )
 
 
 def _find_builder(model: str, package: str) -> Callable[..., Chain]:

@@ -13,6 +13,7 @@
     │   ├── UnknownDocument      404  no such collection or document
     │   ├── UnreadableDocument   422  encrypted, damaged, without text, of an unknown kind
     │   ├── OtherEmbedding       409  the collection was made with another embedding model
+    │   ├── UnknownPicture       404  never drawn here, or not kept any more
     │   ├── WrongMethod          405
     │   ├── TooSlow              408  its body took too long to arrive
     │   └── TooLarge             413  body, batch or messages beyond a limit
@@ -117,6 +118,10 @@ class UnreadableDocument(CallerError):
 
 class OtherEmbedding(CallerError):
     """The collection was made with another embedding model."""
+
+
+class UnknownPicture(CallerError):
+    """No such picture, or not any more."""
 
 
 class WrongMethod(CallerError):
@@ -258,6 +263,7 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     UnknownDocument: Meaning("unknown_document", 404),
     UnreadableDocument: Meaning("unreadable_document", 422),
     OtherEmbedding: Meaning("other_embedding", 409),
+    UnknownPicture: Meaning("unknown_picture", 404),
     WrongMethod: Meaning("wrong_method", 405),
     TooSlow: Meaning("too_slow", 408),
     TooLarge: Meaning("too_large", 413),

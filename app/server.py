@@ -4,28 +4,41 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Container
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 
 from app import status
-from app.chains import ChainError, EngineAccess, Offers, build_chain, engine_timeout, open_connections
+from app.catalogue import Catalogue, ServedModel, serve_model
+from app.chains import (
+    ChainError,
+    EngineAccess,
+    build_chain,
+    engine_timeout,
+    open_connections,
+    open_short_connections,
+)
+from app.connection import Connections
 from app.documents import routes as documents
 from app.documents.library import Library
 from app.documents.queue import IngestQueue
 from app.documents.spool import Spool
+from app.gallery import Gallery
 from app.guard import SecurityHeaders
+from app.images import ImageCheck, ImageFetcher
 from app.openapi import Bodies, describe_bodies
-from app.protocols import langserve
+from app.protocols import anthropic, langserve, openai
+from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home
+from app.web import home, pictures
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
-from vllm_launcher.registry import Registry, RegistryError, load_registry
+from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +48,7 @@ def create_app(
     *,
     launcher: Launcher | None = None,
     connections: httpx2.AsyncBaseTransport | None = None,
+    short: Connections | None = None,
 ) -> FastAPI:
     """Return the app.
 
@@ -42,6 +56,7 @@ def create_app(
         settings: What it was told from outside.
         launcher: Tells which servers are ready; by default the one at ``settings.control``.
         connections: To the engines; by default real ones.
+        short: The short way to them; by default a real one, where ``connections`` is not given.
 
     Raises:
         RegistryError: ``models.json`` is wrong.
@@ -51,8 +66,19 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
+    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    if connections is None and short is None:
+        short = open_short_connections(settings)
     access = EngineAccess(
-        table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
+        table,
+        connections or open_connections(settings),
+        engine_timeout(settings),
+        wait=settings.wait_ready,
+        short=short,
+        limits=limits,
+        images=images,
+        keep=gallery.keep,
     )
     library = Library(settings, access)
     queue = IngestQueue(Spool(settings.data / "ingest"), library.ingest, settings.documents)
@@ -60,16 +86,29 @@ def create_app(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access.connections, library, queue),
+        lifespan=lambda _app: run_in_background(table, access, library, queue),
     )
-    app.state.table, app.state.shutdown = table, shutdown
+    app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
+    catalogue = Catalogue()
+    chats = ChatService(catalogue, table, settings, shutdown)
+    for router in (openai.create_router(chats), anthropic.create_router(chats)):
+        app.include_router(router)
+    app.include_router(pictures.create_router(gallery))
     app.include_router(documents.create_router(library, queue, settings, shutdown))
     app.add_middleware(SecurityHeaders)
-    served = Served(app, settings, access, shutdown, library)
+    served = Served(app, settings, access, shutdown, catalogue=catalogue, library=library)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
     table.on_generation = served.refresh
     return app
+
+
+@dataclass(frozen=True)
+class Built:
+    """One model as it is served; ``routes`` are LangServe's, None where it names no chain."""
+
+    served: ServedModel
+    routes: langserve.ModelRoutes | None
 
 
 class Served:
@@ -78,49 +117,61 @@ class Served:
     Requests under way keep the routes they came in by; chains of entries that are the same are kept.
     """
 
-    def __init__(
-        self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown, library: Library
+    def __init__(  # noqa: PLR0913 -- the composition root names them
+        self,
+        app: FastAPI,
+        settings: Settings,
+        access: EngineAccess,
+        shutdown: Shutdown,
+        *,
+        catalogue: Catalogue,
+        library: Library,
     ) -> None:
         self._app = app
         self._settings = settings
         self._access = access
         self._shutdown = shutdown
+        self._catalogue = catalogue
         self._library = library
         self._fixed = list(app.router.routes)
         self._plain_openapi = app.openapi
         self._registry: Registry | None = None
-        self._routes: dict[str, langserve.ModelRoutes] = {}
+        self._built: dict[str, Built] = {}
 
-    def build(self, registry: Registry) -> dict[str, langserve.ModelRoutes]:
-        """Return the routes of every model with a chain; imports packages, so it takes a while.
+    def build(self, registry: Registry) -> dict[str, "Built"]:
+        """Return every model as it will be served; imports packages, so it takes a while.
 
         Raises:
             ChainError: A chain cannot be built.
         """
-        old = self._registry
-        around = langserve.Surroundings(self._access.table, self._settings, self._shutdown)
         self._library.use(registry)
-        offers: Offers = {"retriever": self._library.retriever}
-        routes: dict[str, langserve.ModelRoutes] = {}
-        for spec in registry.models:
-            if spec.chain is None:
-                continue
-            server = registry.server_of(spec)
-            same = old is not None and old.get(spec.id) == spec and old.get(server.id) == server
-            known = self._routes.get(spec.id) if same else None
-            routes[spec.id] = known or langserve.create_routes(
-                spec, build_chain(spec, self._access, server, offers), around
-            )
-        return routes
+        access = replace(self._access, registry=registry, offers={"retriever": self._library.retriever})
+        return {
+            spec.id: self._built[spec.id] if self._is_same(spec, registry) else self._build(spec, access)
+            for spec in registry.models
+        }
 
-    def show(self, registry: Registry, routes: dict[str, langserve.ModelRoutes]) -> None:
+    def _is_same(self, spec: ModelSpec, registry: Registry) -> bool:
+        """Whether the entry, and the one whose server it uses, say what they said before."""
+        old, server = self._registry, registry.server_of(spec)
+        return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
+
+    def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
+        around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
+        chain = build_chain(spec, access) if spec.chain else None
+        routes = langserve.create_routes(spec, chain, around) if chain is not None else None
+        return Built(serve_model(spec, chain, access), routes)
+
+    def show(self, registry: Registry, built: dict[str, "Built"]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
-        self._registry, self._routes = registry, routes
+        self._registry, self._built = registry, built
         table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
+        self._catalogue.replace(each.served for each in built.values())
         app.router.routes[:] = self._fixed
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        routes = {model: each.routes for model, each in built.items() if each.routes}
         bodies: dict[str, Bodies] = {}
         for each in routes.values():
             app.include_router(each.router)
@@ -136,11 +187,11 @@ class Served:
             registry = await asyncio.to_thread(load_registry, self._settings.models)
             if registry == self._registry:
                 return
-            routes = await asyncio.to_thread(self.build, registry)
+            built = await asyncio.to_thread(self.build, registry)
         except (RegistryError, ChainError) as error:
             log.error("the changed list of models is not served: %s", error)  # noqa: TRY400 -- the trace tells no more
             return
-        self.show(registry, routes)
+        self.show(registry, built)
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
@@ -153,7 +204,7 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 @contextlib.asynccontextmanager
 async def run_in_background(
-    table: ServerTable, connections: httpx2.AsyncBaseTransport, library: Library, queue: IngestQueue
+    table: ServerTable, access: EngineAccess, library: Library, queue: IngestQueue
 ) -> AsyncGenerator[None]:
     """Follow the launcher and ingest documents while the app runs; close store and connections after it."""
     tasks = [
@@ -167,7 +218,7 @@ async def run_in_background(
             task.cancel()
         await asyncio.wait(tasks)
         await library.store.aclose()
-        await connections.aclose()
+        await access.aclose()
 
 
 def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, Any]]:

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 import httpx2
 import openai
-from langchain_core.exceptions import ContextOverflowError
+from chat_vllm import NotAnAnswerError
+from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
 from rag_chat import errors as retrieval
 
 from app.errors import (
@@ -63,7 +64,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a table
+def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911, C901 -- a table
     """Return the meaning of one link of the chain, or None where a deeper one knows more."""
     match error:
         case ServiceError():
@@ -73,11 +74,15 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a t
         case retrieval.RetrievalError():
             return _retrieval(error)
         case openai.APIStatusError():
-            return _refusal(error.status_code, error)
+            return refusal(error.status_code, _sentence(error), error.param)
         case openai.APITimeoutError() | openai.APIConnectionError():
             return _lost(error)
         case openai.APIError():
             return _stream_error(error)
+        case ModelInvalidRequestError():  # of a model of ours; the engine's are openai's too
+            return Refused(_sentence(error))
+        case NotAnAnswerError():
+            return EngineFailed("The engine's answer is not of the kind that was asked for.")
         case httpx2.HTTPError():
             return translate_transport(error, answering=True)
         case TimeoutError():
@@ -114,13 +119,26 @@ def _stream_error(error: openai.APIError) -> ServiceError:
     """An error object inside a stream that began with HTTP 200; vLLM sends one when its engine core dies."""
     status = _code(error)
     if status is not None and status < 500:  # noqa: PLR2004
-        return _refusal(status, error)
+        return refusal(status, _sentence(error), error.param)
     return EngineDied("The engine failed in the middle of the answer.", hint="What arrived is not the whole answer.")
 
 
-def _refusal(status: int, error: openai.APIError) -> ServiceError:  # noqa: PLR0911 -- a table
-    """An HTTP error of the engine: the caller's fault keeps the engine's sentence, its own fault does not."""
-    text, param = _sentence(error), error.param
+def translate_answer(status: int, body: Any) -> ServiceError:
+    """Return what an error answer of the engine means.
+
+    Args:
+        status: Of HTTP, 400 or more.
+        body: Its JSON, or None where it was none.
+    """
+    told: Any = cast("Mapping[str, Any]", body).get("error", body) if isinstance(body, Mapping) else body
+    said = cast("Mapping[str, Any]", told) if isinstance(told, Mapping) else {"message": told}
+    param = said.get("param")
+    text = scrub(str(said.get("message") or "")) or "The engine gave no reason."
+    return refusal(status, text, param if isinstance(param, str) else None)
+
+
+def refusal(status: int, text: str, param: str | None) -> ServiceError:  # noqa: PLR0911 -- a table
+    """Return an HTTP error of the engine: the caller's fault keeps the engine's sentence, its own fault does not."""
     if status == 400 and _overflows(text, param):  # noqa: PLR2004
         return ContextTooLong(text, param=param)
     match status:

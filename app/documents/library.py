@@ -5,7 +5,7 @@ from urllib.parse import quote
 from rag_chat import File, HybridRetriever, Ingest, Limits, PassageStore, Where, vllm_embeddings
 from rag_chat.store import Found
 
-from app.chains import EngineAccess, credentials
+from app.chains import EngineAccess
 from app.endpoint import BASE_URL
 from app.errors import Refused
 from app.settings import Settings
@@ -80,6 +80,6 @@ class Library:
             raise Refused(
                 "Documents need an embedding model, and models.json has none.", hint='Add one of "task": "embedding".'
             )
-        name, key = credentials(spec)
+        name, key = self._access.credentials(spec)
         client = self._access.client(spec.id)
         return vllm_embeddings(name, BASE_URL, api_key=key.get_secret_value(), client=client), spec.id
