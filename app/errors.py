@@ -20,6 +20,7 @@
     ├── Unavailable              not now; a later request may succeed
     │   ├── EngineBusy           429
     │   ├── QueueOfDocumentsFull 429  so many documents wait to be ingested that one more is not taken
+    │   ├── ToolsUnavailable     503  tools that an agent was given cannot be had: an MCP server does not answer
     │   ├── StoreUnavailable     503  the store of documents does not answer
     │   ├── ModelNotReady        503  it is loading: phase and progress say how far it is
     │   ├── TooManyWaiting       503  so many requests wait for it to load that one more would only wait in vain
@@ -155,6 +156,12 @@ class QueueOfDocumentsFull(Unavailable):
         super().__init__(f"{waiting} documents wait to be ingested already.", hint="Send it again later.")
 
 
+class ToolsUnavailable(Unavailable):
+    """Tools that an agent was given cannot be had."""
+
+    retry_after = 10
+
+
 class StoreUnavailable(Unavailable):
     """The store of documents does not answer."""
 
@@ -269,6 +276,7 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     TooLarge: Meaning("too_large", 413),
     EngineBusy: Meaning("engine_busy", 429),
     QueueOfDocumentsFull: Meaning("documents_waiting", 429),
+    ToolsUnavailable: Meaning("tools_unavailable", 503),
     StoreUnavailable: Meaning("store_unavailable", 503),
     ModelNotReady: Meaning("model_not_ready", 503),
     TooManyWaiting: Meaning("too_many_waiting", 503),

@@ -11,10 +11,12 @@ import httpx2
 from fastapi import FastAPI
 
 from app import status
+from app.allow_list import AllowList
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
     EngineAccess,
+    Offers,
     build_chain,
     engine_timeout,
     open_connections,
@@ -35,6 +37,9 @@ from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
+from app.tools.fetch import Fetcher, fetch_tool
+from app.tools.search import search_tool
+from app.tools.toolbox import Included, limits_of, tool_calling_of, toolbox_of
 from app.web import home, pictures
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
@@ -145,7 +150,17 @@ class Served:
             ChainError: A chain cannot be built.
         """
         self._library.use(registry)
-        access = replace(self._access, registry=registry, offers={"retriever": self._library.retriever})
+        included: Included = {
+            "fetch": lambda _spec: fetch_tool(Fetcher(AllowList(self._settings.fetch_hosts))),
+            "search_documents": lambda spec: search_tool(self._library.retriever(spec)),
+        }
+        offers: Offers = {
+            "retriever": self._library.retriever,
+            "tools": lambda spec: toolbox_of(spec, included),
+            "limits": limits_of,
+            "tool_calling": tool_calling_of,
+        }
+        access = replace(self._access, registry=registry, offers=offers)
         return {
             spec.id: self._built[spec.id] if self._is_same(spec, registry) else self._build(spec, access)
             for spec in registry.models

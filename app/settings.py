@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
 
+    fetch_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts whose pages the tool `fetch` may read, with commas between: `example.org`, `*.example.org`, with `:PORT` if
+    unusual. Empty: none."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts that images may be fetched from by address, over https, with commas between; ``.example.org`` stands for
     every name below it. Empty: none."""
@@ -144,7 +147,7 @@ class Settings(BaseSettings):
     engine_connections: Count = 1024
     """Requests under way to all engines together."""
 
-    @field_validator("image_hosts", mode="before")
+    @field_validator("image_hosts", "fetch_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Names with commas between."""

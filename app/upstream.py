@@ -8,6 +8,7 @@ import openai
 from chat_vllm import NotAnAnswerError
 from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
 from rag_chat import errors as retrieval
+from tools_agent import errors as tools_agent
 
 from app.errors import (
     ContextTooLong,
@@ -23,6 +24,7 @@ from app.errors import (
     ServiceError,
     StoreUnavailable,
     TooLarge,
+    ToolsUnavailable,
     UnknownDocument,
     UnreadableDocument,
     scrub,
@@ -73,6 +75,8 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911, C901 
             return ContextTooLong(_sentence(error))
         case retrieval.RetrievalError():
             return _retrieval(error)
+        case tools_agent.ToolsUnavailable():
+            return ToolsUnavailable(error.message, hint=error.hint)
         case openai.APIStatusError():
             return refusal(error.status_code, _sentence(error), error.param)
         case openai.APITimeoutError() | openai.APIConnectionError():
