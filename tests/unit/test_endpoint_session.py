@@ -18,9 +18,9 @@ class Listening(httpx2.AsyncBaseTransport):
         self._engine = ScriptedEngine(says("Hello."))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Answer; memory asks first how long the conversation is."""
-        if not request.url.path.endswith("/chat/completions"):
-            return httpx2.Response(200, json={"count": 5, "max_model_len": 4096, "tokens": []})
+        """Answer; it has no tokenizer to ask."""
+        if request.url.path.endswith("/tokenize"):
+            return httpx2.Response(404, json={"detail": "Not Found"})
         self.heard.append(request.headers.get("x-session-id"))
         return await self._engine.handle_async_request(request)
 
