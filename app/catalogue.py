@@ -6,16 +6,14 @@ A name is an entry's id, for its chain, or ``id:raw``, for its engine without th
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chat_vllm import chat_prompt
-from langchain_core.messages import BaseMessage
 
 from app.chains import Chain, EngineAccess, build_chain, build_conversation_model
 from app.counting import CountingChat
 from app.engine_line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
-from app.images import ImageCheck
 from vllm_launcher.registry import ModelSpec, Sampling
 
 RAW = "raw"
@@ -40,16 +38,6 @@ class ServedModel:
     """Like ``chain``, but counts the tokens it is given: see ``app/counting.py``."""
     line: EngineLine
     """The way to its engine for everything that is no conversation."""
-    images: ImageCheck | None = None
-    """What images pass before its engine sees them; None unless it sees."""
-
-    async def check_images(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-        """Return the conversation with its images as the model takes them; of a model that sees none, as it is.
-
-        Raises:
-            ServiceError: What is wrong with one.
-        """
-        return [*messages] if self.images is None else await self.images.check_images(messages, self.spec.limits)
 
 
 @dataclass(frozen=True)
@@ -149,13 +137,12 @@ def serve_model(spec: ModelSpec, chain: Chain | None, access: EngineAccess) -> S
         bare=_alone(build_conversation_model(plain, access)),
         counter=_count(spec, access),
         line=EngineLine.to(spec, access),
-        images=access.images if spec.task == "vision-chat" else None,
     )
 
 
 def _count(spec: ModelSpec, access: EngineAccess) -> Chain:
     if spec.chain is not None:
-        return build_chain(spec, access, kind=CountingChat)
+        return build_chain(spec, replace(access, memory=None), kind=CountingChat)
     return _alone(build_conversation_model(spec, access, kind=CountingChat))
 
 
