@@ -19,9 +19,9 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 async def painter(product: Any) -> AsyncIterator[RemoteRunnable[Any, AIMessage]]:
     """The chain of emoji-32."""
-    chain: Any = RemoteRunnable(f"{product.url}/emoji-32", timeout=120)
-    yield chain
-    await chain.async_client.aclose()
+    chains: dict[str, Any] = {"emoji-32": RemoteRunnable(f"{product.url}/emoji-32", timeout=120)}
+    yield chains["emoji-32"]
+    await chains["emoji-32"].async_client.aclose()
 
 
 def blocks(message: AIMessage) -> list[dict[str, Any]]:
