@@ -216,6 +216,11 @@ class ChainRef(Entry):
     mcp_servers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], McpServer] = Field(
         default_factory=dict[str, McpServer], description="MCP servers whose tools the chain may call, by name."
     )
+    tool_calling: Literal["native", "prompted"] = Field(
+        "native",
+        description="native: the model's chat template knows tools. prompted: it does not; tools are shown by example, "
+        "and called in one round.",
+    )
     limits: RunLimits = Field(default_factory=RunLimits)
 
 
