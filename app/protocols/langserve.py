@@ -67,6 +67,7 @@ class ParsedRequest(Request):
         return self._parsed
 
 
+SERIALIZER = WellKnownLCSerializer()
 BETWEEN_COMMENTS = 0.5
 """Seconds between two comments on a model that is loading, at least."""
 Wants = Callable[[Event], bool]
@@ -95,7 +96,7 @@ class LangServeRoutes:
         self._memory = chain if isinstance(chain, RememberingChain) else None
         known = self._memory.chain if self._memory else chain
         self._known = recognise(known) if around.settings.fast_path else None
-        self._dumps = WellKnownLCSerializer().dumps
+        self._dumps = SERIALIZER.dumps
         self.handler: Any = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
 
     def bodies(self, prefix: str) -> Mapping[str, Bodies]:

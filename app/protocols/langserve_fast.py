@@ -9,10 +9,11 @@ path's.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import orjson
-from chat_vllm import ChatVLLM, ConfigurableChat
+from chat_vllm import ChatPrompt, ChatVLLM, ConfigurableChat
 from chat_vllm.events import DONE, EventSplitter, read_plain
 from chat_vllm.model import has_finished, require_finish
 from langchain_core.callbacks import AsyncCallbackManager
@@ -30,7 +31,7 @@ from app.protocols.sse import Event
 Dumps = Callable[[Any], bytes]
 """LangServe's serializer."""
 
-MARK = "\x00the text\x00"
+MARK, ID_MARK = "\x00the text\x00", b"lc_run--the-id"
 OPTIONS = ("extra_headers", "extra_query", "timeout")
 """Arguments about the HTTP request, which the SDK understands."""
 
@@ -52,7 +53,8 @@ class KnownChain:
         if llm is None or _listened_to(config, llm):
             return None
         for prompt in self.prompts:
-            value = await prompt.ainvoke(value, config)
+            asking = prompt.ask(value) if isinstance(prompt, ChatPrompt) else prompt.ainvoke(value, config)
+            value = await asking
         if not isinstance(value, PromptValue):
             return None
         plain = all(isinstance(message.content, str) for message in value.to_messages())
@@ -141,6 +143,18 @@ def _run_id() -> str:
     return f"lc_run--{uuid7()}"
 
 
+@cache
+def _around_text(dumps: Dumps, provider: str) -> tuple[bytes, bytes]:
+    """Return what stands before and after the text in the frame of a piece that is text alone, and has ``ID_MARK``."""
+    piece = AIMessageChunk(content=MARK, id=ID_MARK.decode(), response_metadata={"model_provider": provider})
+    before, after = _frame(dumps(piece)).split(orjson.dumps(MARK))
+    return before, after
+
+
+def _frame(data: bytes) -> bytes:
+    return b"event: data\r\ndata: " + data + b"\r\n\r\n"
+
+
 class LangServeFrames:
     """LangServe's frames of one stream: ``metadata``, ``data`` for every piece, ``end``.
 
@@ -159,17 +173,11 @@ class LangServeFrames:
         self._finished = False
         self._run_id = run_id
         self._message_id = _run_id()
-        self._before, self._after = self._around_text()
-
-    def _around_text(self) -> tuple[bytes, bytes]:
-        """Return what stands before and after the text in the frame of a piece that is nothing but text."""
-        if self._asked.parser is not None:
-            return b"event: data\r\ndata: ", b"\r\n\r\n"
-        piece = AIMessageChunk(
-            content=MARK, id=self._message_id, response_metadata={"model_provider": self._asked.llm.model_provider}
-        )
-        before, after = self._frame(piece).split(orjson.dumps(MARK))
-        return before, after
+        if asked.parser is not None:
+            self._before, self._after = b"event: data\r\ndata: ", b"\r\n\r\n"
+        else:
+            before, after = _around_text(dumps, asked.llm.model_provider)
+            self._before, self._after = before, after.replace(ID_MARK, self._message_id.encode())
 
     def feed(self, piece: bytes) -> bytes:
         """Return the frames of the events that ``piece`` completes."""
@@ -218,4 +226,4 @@ class LangServeFrames:
         self.ended = True
 
     def _frame(self, message: BaseMessage) -> bytes:
-        return b"event: data\r\ndata: " + self._dumps(self._asked.parse(message)) + b"\r\n\r\n"
+        return _frame(self._dumps(self._asked.parse(message)))
