@@ -10,7 +10,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from random import getrandbits
 from typing import Any, cast
+from uuid import UUID
 
 import orjson
 from chat_vllm import ChatPrompt, ChatVLLM, ConfigurableChat
@@ -24,7 +26,6 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.base import RunnableBinding
-from langchain_core.utils.uuid import uuid7
 
 from app.protocols.sse import Event
 
@@ -46,6 +47,11 @@ class KnownChain:
     arguments: Mapping[str, Any]
     """Bound to the model: tools, a schema."""
     parser: StrOutputParser | None
+
+    @property
+    def takes_anything(self) -> bool:
+        """Whether the first prompt checks its input itself, so that nobody has to bring it into form before."""
+        return isinstance(self.prompts[0], ChatPrompt)
 
     async def prepare(self, value: Any, config: RunnableConfig) -> "Asked | None":
         """Return what the model is asked for this input; None where LangChain has to run the chain itself."""
@@ -140,7 +146,12 @@ class Asked:
 
 def _run_id() -> str:
     """Return an id as LangChain gives messages."""
-    return f"lc_run--{uuid7()}"
+    return f"lc_run--{new_id()}"
+
+
+def new_id() -> str:
+    """Return an id for a run. It is no secret, so it need not cost a call of the system."""
+    return str(UUID(int=getrandbits(128), version=4))
 
 
 @cache
