@@ -5,7 +5,8 @@ second, whether its model does or not.
 """
 
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -30,6 +31,10 @@ from app.table import ServerTable
 from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
+
+Offers = Mapping[str, Callable[[ModelSpec], Any]]
+"""What a package may ask for beside its model, by the name of a parameter of its ``build_chain``; made for its entry.
+What makes it raises ValueError where the entry does not say what it needs."""
 
 NO_KEY = SecretStr("EMPTY")
 """What the openai SDK sends where no key is asked for."""
@@ -70,6 +75,8 @@ class EngineAccess:
     """With it, chains remember what is said in a session."""
     short: Connections | None = None
     """Connections for what is streamed; without them everything goes by ``connections``."""
+    offers: Offers = field(default_factory=dict[str, Callable[[ModelSpec], Any]])
+    """What packages may ask for beside their model."""
 
     async def aclose(self) -> None:
         """End every connection."""
@@ -135,9 +142,11 @@ def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] =
     if spec.chain is None:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
+    asked = inspect.signature(build).parameters
     try:
+        more = {name: offer(spec) for name, offer in access.offers.items() if name in asked}
         model = _build_model(spec, access, kind)
-        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
+        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables, **more)
     except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
     return _remember(chain, spec, spec.chain, access) if access.memory and spec.chain.memory.enabled else chain
@@ -163,10 +172,14 @@ def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) ->
     match spec.task:
         case "image-generation":
             return build_image_model(spec, access)
-        case "vision-chat":
-            return build_vision_model(spec, access, kind=kind)
         case _:
-            return build_chat_model(spec, access, kind=kind)
+            return build_conversation_model(spec, access, kind=kind)
+
+
+def build_conversation_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+    """Return the chat model of one entry; one that sees is behind the check of images."""
+    build = build_vision_model if spec.task == "vision-chat" else build_chat_model
+    return build(spec, access, kind=kind)
 
 
 def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> ConfigurableChat:
@@ -204,14 +217,19 @@ def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
         base_url=BASE_URL,
         api_key=key,
         drawing=Drawing.model_validate(spec.drawing.model_dump()),
-        limits=ImageLimits(
-            pictures=spec.limits.max_images or access.limits.pictures,
-            pixels=spec.limits.max_pixels or access.limits.picture_pixels,
-            steps=access.limits.picture_steps,
-        ),
+        limits=image_limits(spec, access),
         keep=access.keep,
         timeout=access.timeout,
         http_async_client=access.client(spec.id),
+    )
+
+
+def image_limits(spec: ModelSpec, access: EngineAccess) -> ImageLimits:
+    """Return what one request may ask an image model for."""
+    return ImageLimits(
+        pictures=spec.limits.max_images or access.limits.pictures,
+        pixels=spec.limits.max_pixels or access.limits.picture_pixels,
+        steps=access.limits.picture_steps,
     )
 
 

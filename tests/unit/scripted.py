@@ -198,7 +198,13 @@ def settings(folder: Path, **fields: Any) -> Settings:
     (folder / "checkpoint").mkdir(exist_ok=True)
     models = folder / "models.json"
     models.write_text(json.dumps(REGISTRY))
-    usual: dict[str, Any] = {"models": models, "wait_ready": 0, "stream_hold": SOON, "drain": 0}
+    usual: dict[str, Any] = {
+        "models": models,
+        "data": folder / "data",
+        "wait_ready": 0,
+        "stream_hold": SOON,
+        "drain": 0,
+    }
     return Settings(**{**usual, **fields})
 
 
@@ -241,15 +247,18 @@ class Stage(httpx2.AsyncBaseTransport):
 
     Args:
         folder: For its registry.
+        registry: Another list of models than the usual one.
         way: To the engine: ``sdk`` is the openai SDK's, ``short`` the app's own; ``fast`` is the fast path on it.
     """
 
-    def __init__(self, folder: Path, way: str = "sdk") -> None:
+    def __init__(self, folder: Path, registry: Mapping[str, Any] = REGISTRY, *, way: str = "sdk") -> None:
         self._engine: httpx2.AsyncBaseTransport = ScriptedEngine(says())
         self._launcher = ScriptedLauncher()
         self.network = MemoryNetwork(self)
         short = None if way == "sdk" else self.network.connections()
-        self._app = create_app(settings(folder, fast_path=way == "fast"), launcher=self, connections=self, short=short)
+        told = settings(folder, fast_path=way == "fast")
+        told.models.write_text(json.dumps(registry))
+        self._app = create_app(told, launcher=self, connections=self, short=short)
 
     @asynccontextmanager
     async def app(

@@ -48,7 +48,7 @@ pytestmark = [  # langserve's own
 @pytest.fixture(scope="module", params=["sdk", "short", "fast"])
 async def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """The app, on every way to the engine there is."""
-    return Stage(tmp_path_factory.mktemp("app"), request.param)
+    return Stage(tmp_path_factory.mktemp("app"), way=request.param)
 
 
 def text_of(streamed: list[tuple[str, Any]]) -> str:

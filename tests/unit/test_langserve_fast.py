@@ -141,7 +141,7 @@ REFUSALS = {
 @pytest.fixture(scope="module")
 async def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
     """The app by every way to the engine."""
-    return {way: Stage(tmp_path_factory.mktemp(way), way) for way in ("sdk", "short", "fast")}
+    return {way: Stage(tmp_path_factory.mktemp(way), way=way) for way in ("sdk", "short", "fast")}
 
 
 async def told(stage: Stage, reply: Any, body: Any, route: str = "stream") -> tuple[int, str]:

