@@ -203,15 +203,17 @@ class Served:
         self._registry, self._built = registry, built
         table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         self._catalogue.replace(each.served for each in built.values())
-        app.router.routes[:] = self._fixed
-        app.include_router(home.create_router(registry, table))
-        app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        app.router.routes.clear()
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
-        for model, each in routes.items():
+        for model, each in routes.items():  # first: routes are looked through in their order, for every request
             if (spec := registry.get(model)) is not None:
                 app.include_router(playground.create_router(spec, self._access))
             app.include_router(each.router)
+        app.router.routes.extend(self._fixed)
+        app.include_router(home.create_router(registry, table))
+        app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
+        for each in routes.values():
             bodies.update(each.bodies)
         app.openapi_schema = None
         app.openapi_tags = describe_tags(registry, routes)
