@@ -280,7 +280,13 @@ async def test_leaving_frees_the_engine(
 
 async def test_chat_openai_asks_streams_and_calls(langchain: dict[str, Any]) -> None:
     """LangChain's own chat model for OpenAI: answers, chunks with their usage, a forced tool, a schema."""
-    settings = {**langchain, "model": "smollm2", "temperature": 0, "max_retries": 0, "stream_usage": True}
+    settings: dict[str, Any] = {
+        **langchain,
+        "model": "smollm2",
+        "temperature": 0,
+        "max_retries": 0,
+        "stream_usage": True,
+    }
     llm = ChatOpenAI(**{**settings, "max_tokens": 12})
     answer = await llm.ainvoke("What is the capital of France?")
     streamed: AIMessageChunk | None = None
