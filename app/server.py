@@ -10,11 +10,13 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from app import status
+from app import sessions, status
+from app.allow_list import AllowList
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
     EngineAccess,
+    Remembering,
     build_chain,
     engine_timeout,
     open_connections,
@@ -24,6 +26,8 @@ from app.connection import Connections
 from app.gallery import Gallery
 from app.guard import SecurityHeaders
 from app.images import ImageCheck, ImageFetcher
+from app.memory.store import Bounds, SessionStore, open_store
+from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
@@ -31,7 +35,7 @@ from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home, pictures
+from app.web import home, pictures, playground
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
@@ -60,13 +64,15 @@ def create_app(
     Raises:
         RegistryError: ``models.json`` is wrong.
         ChainError: A chain cannot be built.
+        StoreError: The address of the conversations' store cannot be used.
     """
     registry = load_registry(settings.models)
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
-    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    images = ImageCheck(limits, ImageFetcher(AllowList(settings.image_hosts)))
+    store = open_sessions(settings)
     if connections is None and short is None:
         short = open_short_connections(settings)
     access = EngineAccess(
@@ -78,12 +84,13 @@ def create_app(
         limits=limits,
         images=images,
         keep=gallery.keep,
+        memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access),
+        lifespan=lambda _app: run_in_background(table, access, store),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
@@ -91,6 +98,7 @@ def create_app(
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
+    app.include_router(sessions.create_router(store))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
@@ -160,7 +168,9 @@ class Served:
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
         routes = {model: each.routes for model, each in built.items() if each.routes}
         bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
-        for each in routes.values():
+        for model, each in routes.items():
+            if (spec := registry.get(model)) is not None:
+                app.include_router(playground.create_router(spec, self._access))
             app.include_router(each.router)
             bodies.update(each.bodies)
         app.openapi_schema = None
@@ -182,6 +192,17 @@ class Served:
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
+def open_sessions(settings: Settings) -> SessionStore:
+    """Return the store of conversations; it opens nothing before it is needed.
+
+    Raises:
+        StoreError: Its address cannot be used.
+    """
+    limits = settings.limits
+    address = settings.sessions_url.get_secret_value() if settings.sessions_url else None
+    return open_store(address, Bounds(limits.session_bytes, limits.sessions))
+
+
 def connect_launcher(settings: Settings) -> Launcher | None:
     """Return the client of the launcher's control socket; None where none is named."""
     if settings.control is None:
@@ -190,14 +211,19 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, access: EngineAccess) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close the connections to the engines after it."""
-    following = asyncio.create_task(table.follow(), name="follow the launcher")
+async def run_in_background(table: ServerTable, access: EngineAccess, store: SessionStore) -> AsyncGenerator[None]:
+    """Follow the launcher while the app runs, and close what leads to engines and the database after it."""
+    tasks = [
+        asyncio.create_task(table.follow(), name="follow the launcher"),
+        asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
+    ]
     try:
         yield
     finally:
-        following.cancel()
-        await asyncio.wait([following])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await store.close()
         await access.aclose()
 
 
@@ -206,5 +232,6 @@ def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, 
     served = [spec for spec in registry.models if spec.id in chains]
     return [
         {"name": "status", "description": "The service and its models."},
+        {"name": "sessions", "description": "Conversations that the service remembers."},
         *({"name": spec.id, "description": langserve.describe_routes(spec)} for spec in served),
     ]
