@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import anthropic
 import pytest
@@ -128,7 +128,7 @@ def test_an_error_is_the_clients_own(client: Any, change: dict[str, Any], kind: 
     asked = {**EXACT, "messages": QUESTION, **change}
     with pytest.raises(kind) as told:
         client.messages.create(**asked)
-    assert told.value.body["type"] == "error"
+    assert cast("Any", told.value.body)["type"] == "error"
     with pytest.raises(kind), client.messages.stream(**asked) as stream:
         stream.until_done()
 

@@ -280,14 +280,10 @@ async def test_leaving_frees_the_engine(
 
 async def test_chat_openai_asks_streams_and_calls(langchain: dict[str, Any]) -> None:
     """LangChain's own chat model for OpenAI: answers, chunks with their usage, a forced tool, a schema."""
-    settings: dict[str, Any] = {
-        **langchain,
-        "model": "smollm2",
-        "temperature": 0,
-        "max_retries": 0,
-        "stream_usage": True,
-    }
-    llm = ChatOpenAI(**{**settings, "max_tokens": 12})
+    common = {**langchain, "model": "smollm2", "temperature": 0, "max_retries": 0, "stream_usage": True}
+    short: Any = {**common, "max_tokens": 12}
+    long: Any = {**common, "max_tokens": 64}
+    llm = ChatOpenAI(**short)
     answer = await llm.ainvoke("What is the capital of France?")
     streamed: AIMessageChunk | None = None
     async for chunk in llm.astream("What is the capital of France?"):
@@ -297,7 +293,7 @@ async def test_chat_openai_asks_streams_and_calls(langchain: dict[str, Any]) -> 
     assert streamed is not None
     assert streamed.text == answer.text
     assert streamed.usage_metadata == answer.usage_metadata
-    roomy: Any = ChatOpenAI(**{**settings, "max_tokens": 64})
+    roomy: Any = ChatOpenAI(**long)
     called = await roomy.bind_tools([TOOL], tool_choice="weather").ainvoke("How is the weather in Paris?")
     assert [(call["name"], call["args"]) for call in called.tool_calls] == [("weather", {"city": "Paris"})]
     assert isinstance(await roomy.with_structured_output(City).ainvoke("Is Paris in France?"), City)
