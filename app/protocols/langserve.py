@@ -361,7 +361,7 @@ def _in_session(config: Any, session: str) -> Any:
     if config is not None and not isinstance(config, dict):
         return config  # langserve says what is wrong with it
     told = cast("dict[str, Any]", config or {})
-    configurable = told.get("configurable") or {}
+    configurable: Any = told.get("configurable") or {}
     if not isinstance(configurable, dict):
         return told
     return {**told, "configurable": {**cast("dict[str, Any]", configurable), SESSION: session}}
