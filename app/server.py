@@ -28,7 +28,7 @@ from app.images import ImageCheck, ImageFetcher
 from app.memory.store import Bounds, SessionStore, open_store
 from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
-from app.protocols import anthropic, langserve, openai
+from app.protocols import anthropic, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
@@ -40,6 +40,9 @@ from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
 
 log = logging.getLogger(__name__)
+
+PROTOCOLS = (openai, anthropic, ollama, tgi)
+"""Those that answer for every model; LangServe's routes are made for each."""
 
 
 def create_app(
@@ -90,9 +93,9 @@ def create_app(
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
-    chats = ChatService(catalogue, table, settings, shutdown)
-    for router in (openai.create_router(chats), anthropic.create_router(chats)):
-        app.include_router(router)
+    chats = ChatService(catalogue, table, settings, shutdown, images)
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
     app.include_router(sessions.create_router(store))
     app.add_middleware(SecurityHeaders)
@@ -163,7 +166,7 @@ class Served:
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        bodies: dict[str, Bodies] = {}
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
         for each in routes.values():
             app.include_router(each.router)
             bodies.update(each.bodies)
