@@ -7,7 +7,7 @@ OpenAI's fields, and building and dumping one a token costs more than all the re
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import httpx2
 import openai
@@ -95,6 +95,8 @@ class ChatVLLM(EngineTokens):
         >>> llm.model_provider
         'vllm'
     """
+
+    path: ClassVar[str] = PATH
 
     model_name: str = Field(alias="model", description="The name the server serves it by.")
     openai_api_key: SecretStr | Callable[[], str] | Callable[[], Awaitable[str]] | None = Field(
@@ -212,7 +214,7 @@ class ChatVLLM(EngineTokens):
         payload = self._get_request_payload(messages, stop=stop, **{**kwargs, "stream": False})
         options = take_options(payload)
         with typed_errors():
-            response = self.root_client.post(PATH, cast_to=object, body=payload, options=options)
+            response = self.root_client.post(self.path, cast_to=object, body=payload, options=options)
         return self._create_chat_result(completion(response))
 
     @override
@@ -228,7 +230,7 @@ class ChatVLLM(EngineTokens):
         if self.engine is not None and not options:
             return self.read_answer(await self._read_whole(payload))
         with typed_errors():
-            response = await self.root_async_client.post(PATH, cast_to=object, body=payload, options=options)
+            response = await self.root_async_client.post(self.path, cast_to=object, body=payload, options=options)
         return self._create_chat_result(completion(response))
 
     @override
@@ -246,7 +248,7 @@ class ChatVLLM(EngineTokens):
         with (
             typed_errors(),
             self.root_client.post(
-                PATH, cast_to=object, body=payload, options=options, stream=True, stream_cls=openai.Stream[object]
+                self.path, cast_to=object, body=payload, options=options, stream=True, stream_cls=openai.Stream[object]
             ) as events,
         ):
             finished = False
@@ -281,7 +283,12 @@ class ChatVLLM(EngineTokens):
             return
         with typed_errors():
             async with await self.root_async_client.post(
-                PATH, cast_to=object, body=payload, options=options, stream=True, stream_cls=openai.AsyncStream[object]
+                self.path,
+                cast_to=object,
+                body=payload,
+                options=options,
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
             ) as events:
                 finished = False
                 async for event in events:
@@ -325,7 +332,7 @@ class ChatVLLM(EngineTokens):
         headers = {"Authorization": f"Bearer {secret}", **(self.default_headers or {})}
         body = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         engine: Engine = self.engine
-        answer = await engine.post(PATH, body, headers)
+        answer = await engine.post(self.path, body, headers)
         if answer.status_code < 400:  # noqa: PLR2004
             return answer
         async with aclosing(answer):
@@ -337,11 +344,15 @@ class ChatVLLM(EngineTokens):
         plain = self.disable_streaming is False and self.rate_limiter is None and self.output_version is None
         return self.engine is not None and plain and self.cache is None and not self.model_fields_set & {"streaming"}
 
-    def stream_payload(self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+    def stream_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """The body of a streaming request, as ``astream`` sends it."""
         return self._stream_payload(self._convert_input(input_).to_messages(), stop, stream_usage=None, **kwargs)
 
-    def whole_payload(self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+    def whole_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """The body of a request, as ``ainvoke`` sends it."""
         written: dict[str, Any] = self._get_request_payload(input_, stop=stop, **{**kwargs, "stream": False})
         return written
@@ -357,9 +368,7 @@ class ChatVLLM(EngineTokens):
             return self._convert_chunk_to_generation_chunk(read_event(event), AIMessageChunk, None)
         text, reasoning = plain
         more = {"reasoning_content": reasoning} if reasoning else {}
-        message = AIMessageChunk(
-            content=text, additional_kwargs=more, response_metadata={"model_provider": PROVIDER}
-        )
+        message = AIMessageChunk(content=text, additional_kwargs=more, response_metadata={"model_provider": PROVIDER})
         return ChatGenerationChunk(message=message)
 
     def read_answer(self, body: bytes) -> ChatResult:
