@@ -176,7 +176,7 @@ def build_conversation_model(spec: ModelSpec, access: EngineAccess, *, kind: typ
 def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> ConfigurableChat:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
-    defaults = spec.sampling.model_dump(exclude_none=True)
+    defaults: dict[str, Any] = spec.sampling.model_dump(exclude_none=True)
     name, key = access.credentials(spec)
     template = spec.chain.chat_template if spec.chain else None
     if template is not None and kind is ChatVLLM:

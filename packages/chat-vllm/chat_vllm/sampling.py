@@ -68,7 +68,7 @@ class Options(BaseModel):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[dict[str, Any] | None, BeforeValidator(parse_schema)] = Field(
-        None,
+        default=None,
         title="Answer's schema",
         description="A JSON schema that the answer follows, or OpenAI's response_format.",
     )

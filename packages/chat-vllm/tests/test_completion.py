@@ -20,13 +20,13 @@ def piece(text: str, finish: str | None = None) -> dict[str, Any]:
 def model(engine: Any, **params: Any) -> CompletionChat:
     """A completion chat in front of an engine."""
     plain = engine.llm()
+    params = {"stop": ["<user>"], **params}
     return CompletionChat(
         model="base",
         base_url="http://engine.test/v1",
         http_client=plain.http_client,
         http_async_client=plain.http_async_client,
         chat_template=TEMPLATE,
-        stop=["<user>"],
         **params,
     )
 
