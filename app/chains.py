@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx2
-from chat_vllm import ChatVLLM, ConfigurableChat, configurable
+from chat_vllm import ChatVLLM, CompletionChat, ConfigurableChat, configurable
 from image_generation import Drawing, ImageLimits, ImageModel
 from image_generation.model import Keep
 from langchain_core.messages import BaseMessage
@@ -185,19 +185,23 @@ def build_conversation_model(spec: ModelSpec, access: EngineAccess, *, kind: typ
 def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> ConfigurableChat:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
-    defaults = spec.sampling.model_dump(exclude_none=True)
+    defaults: dict[str, Any] = spec.sampling.model_dump(exclude_none=True)
     name, key = access.credentials(spec)
+    template = spec.chain.chat_template if spec.chain else None
+    if template is not None and kind is ChatVLLM:
+        kind, defaults = CompletionChat, {**defaults, "chat_template": template}
     llm = kind(
         model=name,
         base_url=BASE_URL,
         api_key=key,
         http_async_client=client,
-        engine=access.engine(spec.id),
+        engine=access.engine(spec.id) if kind is not CompletionChat else None,
         timeout=access.timeout,
         max_retries=0,
         **defaults,
     )
-    return configurable(llm)
+    reasons = "reasoning" in spec.metadata.capabilities
+    return configurable(llm, offers=("response_format", "thinking") if reasons else ("response_format",))
 
 
 def build_vision_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:

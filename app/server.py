@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from app import sessions, status
+from app import prompts, sessions, status
 from app.allow_list import AllowList
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
@@ -212,6 +212,7 @@ class Served:
         app.router.routes.extend(self._fixed)
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        app.include_router(prompts.create_router(registry, self._access, self._settings))
         bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
         for each in routes.values():
             bodies.update(each.bodies)
