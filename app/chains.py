@@ -87,7 +87,7 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
-    name, key = _credentials(spec)
+    name, key = credentials(spec)
     llm = ChatVLLM(
         model=name,
         base_url=BASE_URL,
@@ -100,7 +100,7 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
     return configurable(llm)
 
 
-def _credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
+def credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
     """Return the name and the key an engine knows the model and us by."""
     engine = spec.engine
     if not isinstance(engine, ExternalEngine):
