@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Container
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from app import status
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
 from app.openapi import Bodies, describe_bodies
 from app.protocols import langserve, openai
@@ -57,11 +59,12 @@ def create_app(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access.connections),
+        lifespan=lambda _app: run_in_background(table, access.connections, serve_grpc(settings, services)),
     )
     app.state.table, app.state.shutdown = table, shutdown
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown)
+    services = GrpcServices(chats, table, shutdown)
     for router in (openai.create_router(chats),):
         app.include_router(router)
     app.add_middleware(SecurityHeaders)
@@ -156,11 +159,14 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTransport) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close the connections to the engines after it."""
+async def run_in_background(
+    table: ServerTable, connections: httpx2.AsyncBaseTransport, grpc_server: AbstractAsyncContextManager[Any]
+) -> AsyncGenerator[None]:
+    """Follow the launcher and serve gRPC while the app runs, and close the connections to the engines after it."""
     following = asyncio.create_task(table.follow(), name="follow the launcher")
     try:
-        yield
+        async with grpc_server:
+            yield
     finally:
         following.cancel()
         await asyncio.wait([following])

@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     access_log: bool = False
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Where gRPC is served, on the same host. Off if not set, or 0."""
+    grpc_certificate: Path | None = None
+    """PEM file of the certificates that gRPC shows: TLS. Without it gRPC is not encrypted."""
+    grpc_key: Path | None = None
+    """PEM file of the key of the first certificate."""
     limits: Limits = Limits()
 
     wait_ready: Seconds = 300

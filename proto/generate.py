@@ -30,7 +30,6 @@ def generate(target: Path) -> list[Path]:
     for module in made:
         text = module.read_text(encoding="utf-8").replace(POOL, OURS)
         module.write_text(IMPORT.sub(r"from app.generated.\1 import ", text), encoding="utf-8")
-        (module.parent / "__init__.py").touch()
     return made
 
 

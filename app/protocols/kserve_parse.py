@@ -1,6 +1,6 @@
 """From the tensors of an inference to the question they ask: names as Triton's backend for vLLM has them.
 
-Source: https://github.com/triton-inference-server/vllm_backend (``src/utils/request.py``, ``docs/additional_outputs.md``).
+Source: https://github.com/triton-inference-server/vllm_backend (``src/utils/request.py``, ``docs/``).
 As there, sampling stands in the tensor ``sampling_parameters`` (a JSON object, whose numbers may be texts) or in the
 request's parameters. Tensors of their own for it (``max_tokens``, ``temperature``), as TensorRT-LLM's models have them,
 are taken too. Ours alone are ``messages``, a conversation as JSON, and the parameter ``session_id``.
@@ -102,9 +102,8 @@ def parse(infer: InferRequest, *, stream: bool | None = None) -> Asked:
 def check_version(infer: InferRequest) -> None:
     """Refuse a version that no model has."""
     if infer.version not in ("", VERSION):
-        raise InvalidInput(
-            f"'{infer.model}' has no version '{infer.version[:32]}'.", hint=f"There is {VERSION}.", param="model_version"
-        )
+        message = f"'{infer.model}' has no version '{infer.version[:32]}'."
+        raise InvalidInput(message, hint=f"There is {VERSION}.", param="model_version")
 
 
 def _controls(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def _taken_flag(said: dict[str, Any], name: str) -> bool | None:
 def _options(said: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a request: the JSON object in ``sampling_parameters``, and what stands beside it."""
     text = said.pop(SAMPLING, None)
-    within = _sampling_object(text) if text else {}
+    within: Mapping[str, Any] = _sampling_object(text) if text else {}
     named = {OTHER_NAMES.get(name, name): value for name, value in {**said, **within}.items() if not _is_nothing(value)}
     for name in UNSUPPORTED:
         if named.get(name) not in (None, False, 1):

@@ -83,9 +83,8 @@ def known_datatype(name: str, datatype: str) -> str:
         InvalidInput: There is none of that name.
     """
     if datatype not in DATATYPES:
-        raise InvalidInput(
-            f"'{name}' has the unknown datatype '{datatype[:32]}'.", hint=f"There is {', '.join(DATATYPES)}.", param=name
-        )
+        message = f"'{name}' has the unknown datatype '{datatype[:32]}'."
+        raise InvalidInput(message, hint=f"There is {', '.join(DATATYPES)}.", param=name)
     return datatype
 
 

@@ -1,0 +1,164 @@
+"""The gRPC server: in the same process and event loop as HTTP, on a port of its own.
+
+It starts and stops with the app (``docs/adr``). Health follows readiness; reflection describes every service.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from app.generated.pool import POOL
+from app.grpc_calls import Admit, Calls, admit_all
+from app.protocols import chat_grpc, kserve_grpc
+from app.protocols.chat_service import ChatService
+from app.protocols.kserve_service import KServe
+from app.settings import Settings
+from app.shutdown import Shutdown
+from app.table import ServerTable
+
+HEALTH = "grpc.health.v1.Health"
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
+FRAME = 64 * 1024
+"""Bytes that a message has around the body it carries, at most."""
+IDLE = 600_000
+"""Milliseconds after which a connection without a call is closed."""
+PINGS = 10_000
+"""Milliseconds between two pings of a caller at least."""
+LAST_WORDS = 3.0
+"""Seconds that interrupted calls have to send their error."""
+
+
+class GrpcError(Exception):
+    """The server cannot be started: its port is taken, or a file of its TLS is wrong."""
+
+
+@dataclass(frozen=True)
+class GrpcServices:
+    """What the server serves, and whom."""
+
+    chats: ChatService
+    table: ServerTable
+    shutdown: Shutdown
+    admit: Admit = admit_all
+
+    def all(self) -> Mapping[ServiceDescriptor, object]:
+        """Return every service by its description."""
+        kserve = KServe(self.chats, self.table)
+        together = self.chats.settings.limits.batch_concurrency
+        return {
+            kserve_grpc.SERVICE: kserve_grpc.InferenceService(kserve, together),
+            chat_grpc.SERVICE: chat_grpc.GrpcChats(self.chats, self.table),
+        }
+
+    def ready(self) -> bool:
+        """Whether every model of the start is ready."""
+        return KServe(self.chats, self.table).ready()
+
+
+@contextlib.asynccontextmanager
+async def serve_grpc(settings: Settings, services: GrpcServices) -> AsyncGenerator[int | None]:
+    """Serve while the block runs; gives the port, or None where gRPC is off.
+
+    Raises:
+        GrpcError: It cannot be started.
+    """
+    if not settings.grpc_port:
+        yield None
+        return
+    server = grpc.aio.server(
+        options=_options(settings), maximum_concurrent_rpcs=settings.engine_connections + settings.limits.waiting_in_all
+    )
+    calls = Calls(services.admit, services.shutdown, kserve_grpc.OPEN_METHODS)
+    served = services.all()
+    server.add_generic_rpc_handlers([calls.handler(description, service) for description, service in served.items()])
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = [description.full_name for description in served]
+    _describe([*names, HEALTH, REFLECTION], server)
+    port = _bind(server, settings)
+    await server.start()
+    following = asyncio.create_task(_follow(servicer, ["", *names], services), name="gRPC health")
+    try:
+        yield port
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        await servicer.enter_graceful_shutdown()
+        await server.stop(settings.drain + LAST_WORDS)
+
+
+def _options(settings: Settings) -> list[tuple[str, Any]]:
+    most = settings.limits.body_bytes + FRAME
+    return [
+        ("grpc.max_receive_message_length", most),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_idle_ms", IDLE),
+        ("grpc.http2.min_ping_interval_without_data_ms", PINGS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _describe(names: list[str], server: grpc.aio.Server) -> None:
+    """Let callers ask what there is; our pool gets to know the descriptions that others made."""
+    for described in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        POOL.AddSerializedFile(described.serialized_pb)
+    reflection.enable_server_reflection(names, server, pool=POOL)
+
+
+def _bind(server: grpc.aio.Server, settings: Settings) -> int:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.grpc_port}"
+    credentials = _credentials(settings.grpc_certificate, settings.grpc_key)
+    try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        message = f"cannot listen on port {settings.grpc_port} of {settings.host} for gRPC: is it taken?"
+        raise GrpcError(f"{message} Choose another with LANGSERVE_VLLM_GRPC_PORT.") from error
+
+
+def _credentials(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
+    """Return what TLS needs, checked first: gRPC itself says nothing of a wrong file until somebody connects."""
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise GrpcError("TLS for gRPC needs both files: LANGSERVE_VLLM_GRPC_CERTIFICATE and LANGSERVE_VLLM_GRPC_KEY.")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    except (OSError, ssl.SSLError) as error:
+        raise GrpcError(f"the certificate and key for gRPC cannot be used: {error.strerror or error}") from error
+
+
+async def _follow(servicer: health.aio.HealthServicer, names: list[str], services: GrpcServices) -> None:
+    """Keep health what readiness is, until the app begins to end."""
+    ending = asyncio.Event()
+    with services.shutdown.on_begin(ending.set):
+        changes = asyncio.create_task(_tell(servicer, names, services), name="gRPC health changes")
+        try:
+            await ending.wait()
+        finally:
+            changes.cancel()
+            await asyncio.wait([changes])
+        await servicer.enter_graceful_shutdown()
+
+
+async def _tell(servicer: health.aio.HealthServicer, names: list[str], services: GrpcServices) -> None:
+    async for _ in services.table.changes():
+        ready = services.ready()
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in names:
+            await servicer.set(name, status)
