@@ -5,7 +5,7 @@ The same connections, time-outs and errors as a chain's: see ``app/endpoint.py``
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -69,7 +69,7 @@ class EngineLine:
         finally:
             await response.aclose()
 
-    async def pieces(self, response: httpx2.Response) -> AsyncIterator[bytes]:
+    async def pieces(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of an open answer as they come, decoded but not changed.
 
         Raises:
@@ -98,7 +98,7 @@ def _json(content: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def _named() -> Any:
+def _named() -> Generator[None]:
     try:
         yield
     except ServiceError:

@@ -5,8 +5,8 @@ cancels ``answer``, or closes ``stream``, cancels the engine's work.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
@@ -19,6 +19,8 @@ from app.responses import name_error, named_errors
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import ServerTable
+
+T = TypeVar("T")
 
 
 class ChatService:
@@ -76,7 +78,7 @@ class ChatService:
             await self.ensure_ready(choice, request.wait)
             if request.n == 1:
                 return [await self._answer(choice, request, 0)]
-            return await _all(self._answer(choice, request, index) for index in range(request.n))
+            return await gather(self._answer(choice, request, index) for index in range(request.n))
 
     async def _answer(self, choice: Choice, request: ChatRequest, index: int) -> AIMessage:
         if choice.raw and request.prompt is not None:
@@ -140,7 +142,7 @@ class ChatService:
 
         async def run_all() -> None:
             try:
-                await _all(run(index) for index in range(request.n))
+                await gather(run(index) for index in range(request.n))
             finally:
                 await queue.put(None)
 
@@ -155,7 +157,7 @@ class ChatService:
                 await asyncio.wait([running], timeout=0.1)
 
 
-async def _all(works: Any) -> list[Any]:
+async def gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Await all; the first error cancels the others and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:
