@@ -17,8 +17,9 @@ from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, op
 from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
 from app.openapi import Bodies, describe_bodies
-from app.protocols import langserve, openai
+from app.protocols import kserve, langserve, openai
 from app.protocols.chat_service import ChatService
+from app.protocols.kserve_service import KServe
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
@@ -65,7 +66,7 @@ def create_app(
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown)
     services = GrpcServices(chats, table, shutdown)
-    for router in (openai.create_router(chats),):
+    for router in (openai.create_router(chats), kserve.create_router(KServe(chats, table))):
         app.include_router(router)
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)

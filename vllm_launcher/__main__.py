@@ -60,7 +60,7 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is ready,
 
 
 @cli.command()
-def up(
+def up(  # noqa: PLR0913 -- options, each by its name
     models: Models = DEFAULT_MODELS,
     *,
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",

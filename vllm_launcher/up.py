@@ -66,8 +66,9 @@ async def up(
     Raises:
         LauncherError: the port is taken, another launcher runs here, or the app cannot be kept running.
     """
-    for port in address.ports if address is not None else ():
-        await service.check_port_free(address.host, port)
+    if address is not None:
+        for port in address.ports:
+            await service.check_port_free(address.host, port)
     with contextlib.closing(RunDirectory.open(settings.run_dir)) as directory:
         stop = service.stop_signals()
         run = directory.path

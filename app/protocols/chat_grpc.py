@@ -174,9 +174,10 @@ def write_message(message: AIMessage) -> pb.Message:
     """Return a whole answer."""
     text = str(message.text)
     parts = [pb.Part(text=text)] if text else []
+    whole = [(call["id"], call["name"], json.dumps(call["args"])) for call in message.tool_calls]
+    cut = [(call["id"], call["name"], call["args"]) for call in message.invalid_tool_calls]
     calls = [
-        pb.ToolCall(id=call["id"] or "", name=call["name"], arguments_json=json.dumps(call["args"]))
-        for call in message.tool_calls
+        pb.ToolCall(id=id_ or "", name=name or "", arguments_json=args or "") for id_, name, args in [*whole, *cut]
     ]
     return pb.Message(
         role=pb.ROLE_ASSISTANT,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from app.catalogue import Choice
-from app.errors import EngineFailed, InvalidInput, ShuttingDown
+from app.errors import EngineFailed, InvalidInput, ShuttingDown, TooLarge
 from app.protocols.chat_service import ChatService
 from app.protocols.kserve_parse import VERSION, Asked, check_version, parse, texts
 from app.protocols.kserve_render import Rendering, Signature, inputs_of, last, outputs_of, render_embeddings
@@ -116,9 +116,9 @@ class KServe:
     async def _embed(self, choice: Choice, infer: InferRequest, wait: float | None) -> InferResponse:
         check_version(infer)
         said = texts(infer)
-        limit = self.chats.settings.limits.batch_size
+        limit = self.chats.settings.limits.embeddings
         if len(said) > limit:
-            raise InvalidInput(f"More than {limit} texts.", param="text_input")
+            raise TooLarge(f"More than {limit} texts.", param="text_input")
         if self.chats.shutdown.begun:
             raise ShuttingDown
         await self.chats.ensure_ready(choice, wait)

@@ -48,6 +48,12 @@ class InferRequest:
     parameters: Mapping[str, Parameter] = field(default_factory=dict[str, Parameter])
     outputs: tuple[str, ...] = ()
     """Names of the outputs that are wanted; none: all."""
+    binary: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    """Outputs that say whether they are wanted binary (over HTTP)."""
+
+    def wants_binary(self, output: str) -> bool:
+        """Return whether an output is wanted binary: as it says, or else as the whole does."""
+        return self.binary.get(output, self.parameters.get("binary_data_output") is True)
 
 
 @dataclass(frozen=True)
@@ -144,8 +150,10 @@ def from_json(model: str, version: str, body: Any, blocks: bytes = b"") -> Infer
         inputs[tensor.name] = tensor
     if rest:
         raise InvalidInput(f"{len(rest)} bytes came after the last binary tensor.", param="inputs")
-    outputs = [_text(_object(each, "outputs").get("name"), "outputs.name") for each in told.get("outputs") or ()]
-    return InferRequest(model, inputs, version, str(told.get("id") or ""), parameters, tuple(outputs))
+    wanted = [_object(each, "outputs") for each in _list(told.get("outputs") or [], "outputs")]
+    outputs = {_text(each.get("name"), "outputs.name"): read_parameters(each.get("parameters")) for each in wanted}
+    binary = {name: said["binary_data"] is True for name, said in outputs.items() if "binary_data" in said}
+    return InferRequest(model, inputs, version, str(told.get("id") or ""), parameters, (*outputs,), binary)
 
 
 def _tensor(told: Mapping[str, Any], blocks: bytes) -> tuple[Tensor, bytes]:
