@@ -8,7 +8,10 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from app.chains import Chain, EngineAccess, build_chat_model
+from chat_vllm import chat_prompt
+
+from app.chains import Chain, EngineAccess, build_chain, build_chat_model
+from app.counting import CountingChat
 from app.engine_line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
 from vllm_launcher.registry import ModelSpec, Sampling
@@ -31,6 +34,8 @@ class ServedModel:
     """What answers a conversation; None: it holds none (embeddings)."""
     bare: Chain | None
     """Its chat model alone, without prompt and defaults; None unless its engine holds conversations."""
+    counter: Chain | None
+    """Like ``chain``, but counts the tokens it is given: see ``app/counting.py``."""
     line: EngineLine
     """The way to its engine for everything that is no conversation."""
 
@@ -123,7 +128,24 @@ def serve_model(spec: ModelSpec, chain: Chain | None, access: EngineAccess) -> S
         chain: The chain it names; a chat model that names none answers for itself, with its defaults.
         access: Of the engines.
     """
-    chats = spec.task in CHATS
-    bare = build_chat_model(spec.model_copy(update={"sampling": Sampling()}), access) if chats else None
-    answers = chain or (build_chat_model(spec, access) if chats else None)
-    return ServedModel(spec, answers, bare, EngineLine.to(spec, access))
+    if spec.task not in CHATS:
+        return ServedModel(spec, chain, None, None, EngineLine.to(spec, access))
+    plain = spec.model_copy(update={"sampling": Sampling()})
+    return ServedModel(
+        spec,
+        chain=chain or _alone(build_chat_model(spec, access)),
+        bare=_alone(build_chat_model(plain, access)),
+        counter=_count(spec, access),
+        line=EngineLine.to(spec, access),
+    )
+
+
+def _count(spec: ModelSpec, access: EngineAccess) -> Chain:
+    if spec.chain is not None:
+        return build_chain(spec, access, kind=CountingChat)
+    return _alone(build_chat_model(spec, access, kind=CountingChat))
+
+
+def _alone(llm: Chain) -> Chain:
+    """Return a chat model as a chain: it takes what chains take."""
+    return chat_prompt(None) | llm

@@ -6,18 +6,23 @@ second, whether its model does or not.
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx2
 from chat_vllm import ChatVLLM, configurable
-from langchain_core.runnables import Runnable
+from image_generation import Drawing, ImageLimits, ImageModel
+from image_generation.model import Keep
+from langchain_core.messages import BaseMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import SecretStr
 
 from app.endpoint import BASE_URL, EndpointTransport
-from app.settings import Settings, read_secret
+from app.images import ImageCheck
+from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec
+from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
 
@@ -41,11 +46,27 @@ class EngineAccess:
     timeout: httpx2.Timeout
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
+    registry: Registry | None = None
+    """Tells whose server an entry uses that has none of its own."""
+    limits: Limits = field(default_factory=Limits)
+    images: ImageCheck = field(default_factory=lambda: ImageCheck(Limits()))
+    """What every image passes on its way to a model."""
+    keep: Keep | None = None
+    """Keeps drawn pictures; returns where each can be seen."""
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
         transport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
+
+    def credentials(self, spec: ModelSpec) -> tuple[str, SecretStr]:
+        """Return the name and the key an engine knows the model and us by."""
+        server = self.registry.server_of(spec) if self.registry else spec
+        engine = server.engine
+        if not isinstance(engine, ExternalEngine):
+            return server.id, NO_KEY
+        key = read_secret(engine.api_key_env) if engine.api_key_env else None
+        return engine.model or server.id, SecretStr(key) if key else NO_KEY
 
 
 def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
@@ -66,8 +87,13 @@ def engine_timeout(settings: Settings) -> httpx2.Timeout:
     return httpx2.Timeout(settings.engine_silence, connect=settings.engine_connect)
 
 
-def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
+def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
     """Return the chain of one entry.
+
+    Args:
+        spec: The entry.
+        access: Of its engine.
+        kind: What stands for the chat model.
 
     Raises:
         ChainError: It cannot be built.
@@ -76,19 +102,29 @@ def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
     try:
-        return build(
-            build_chat_model(spec, access), system_prompt=spec.chain.system_prompt, variables=spec.chain.variables
-        )
-    except ValueError as error:  # a variable of the prompt without a value, for example
+        model = _build_model(spec, access, kind)
+        return build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
+    except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
 
 
-def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
+def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) -> Any:
+    """Return what a package's ``build_chain`` is given, by the entry's task."""
+    match spec.task:
+        case "image-generation":
+            return build_image_model(spec, access)
+        case "vision-chat":
+            return build_vision_model(spec, access, kind=kind)
+        case _:
+            return build_chat_model(spec, access, kind=kind)
+
+
+def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
-    name, key = credentials(spec)
-    llm = ChatVLLM(
+    name, key = access.credentials(spec)
+    llm = kind(
         model=name,
         base_url=BASE_URL,
         api_key=key,
@@ -100,13 +136,32 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
     return configurable(llm)
 
 
-def credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
-    """Return the name and the key an engine knows the model and us by."""
-    engine = spec.engine
-    if not isinstance(engine, ExternalEngine):
-        return spec.id, NO_KEY
-    key = read_secret(engine.api_key_env) if engine.api_key_env else None
-    return engine.model or spec.id, SecretStr(key) if key else NO_KEY
+def build_vision_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+    """Return the chat model of one entry behind the check of images: whichever way one came, it is checked."""
+
+    async def check(prompt: PromptValue) -> list[BaseMessage]:
+        return await access.images.check_images(prompt.to_messages(), spec.limits)
+
+    return RunnableLambda(check) | build_chat_model(spec, access, kind=kind)
+
+
+def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
+    """Return the image model of one entry, with its drawing defaults and limits; what it draws is kept."""
+    name, key = access.credentials(spec)
+    return ImageModel(
+        model=name,
+        base_url=BASE_URL,
+        api_key=key,
+        drawing=Drawing.model_validate(spec.drawing.model_dump()),
+        limits=ImageLimits(
+            pictures=spec.limits.max_images or access.limits.pictures,
+            pixels=spec.limits.max_pixels or access.limits.picture_pixels,
+            steps=access.limits.picture_steps,
+        ),
+        keep=access.keep,
+        timeout=access.timeout,
+        http_async_client=access.client(spec.id),
+    )
 
 
 def _find_builder(model: str, package: str) -> Callable[..., Chain]:

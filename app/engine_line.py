@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import httpx2
 
-from app.chains import EngineAccess, credentials
+from app.chains import EngineAccess
 from app.endpoint import BASE_URL
 from app.errors import EngineFailed, ServiceError
 from app.upstream import translate, translate_answer
@@ -33,7 +33,7 @@ class EngineLine:
     @classmethod
     def to(cls, spec: ModelSpec, access: EngineAccess) -> "EngineLine":
         """Return the line to an entry's engine."""
-        name, key = credentials(spec)
+        name, key = access.credentials(spec)
         headers = {"Authorization": f"Bearer {key.get_secret_value()}", "Content-Type": "application/json"}
         return cls(name, access.client(spec.id), headers)
 

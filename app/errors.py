@@ -10,6 +10,7 @@
     │   ├── Refused              400  the engine refuses a parameter or an input
     │   ├── UnknownModel         404
     │   ├── UnknownRoute         404
+    │   ├── UnknownPicture       404  never drawn here, or not kept any more
     │   ├── WrongMethod          405
     │   ├── TooSlow              408  its body took too long to arrive
     │   └── TooLarge             413  body, batch or messages beyond a limit
@@ -100,6 +101,10 @@ class UnknownModel(CallerError):
 
 class UnknownRoute(CallerError):
     """No such route."""
+
+
+class UnknownPicture(CallerError):
+    """No such picture, or not any more."""
 
 
 class WrongMethod(CallerError):
@@ -223,6 +228,7 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     Refused: Meaning("refused", 400),
     UnknownModel: Meaning("unknown_model", 404),
     UnknownRoute: Meaning("unknown_route", 404),
+    UnknownPicture: Meaning("unknown_picture", 404),
     WrongMethod: Meaning("wrong_method", 405),
     TooSlow: Meaning("too_slow", 408),
     TooLarge: Meaning("too_large", 413),

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Container
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -14,17 +14,19 @@ from fastapi import FastAPI
 from app import status
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app.gallery import Gallery
 from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
+from app.images import ImageCheck, ImageFetcher
 from app.openapi import Bodies, describe_bodies
-from app.protocols import kserve, langserve, openai
+from app.protocols import anthropic, kserve, langserve, openai
 from app.protocols.chat_service import ChatService
 from app.protocols.kserve_service import KServe
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home
+from app.web import home, pictures
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
@@ -53,8 +55,16 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
+    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
     access = EngineAccess(
-        table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
+        table,
+        connections or open_connections(settings),
+        engine_timeout(settings),
+        wait=settings.wait_ready,
+        limits=limits,
+        images=images,
+        keep=gallery.keep,
     )
     app = FastAPI(
         title="langserve-vllm",
@@ -62,12 +72,17 @@ def create_app(
         summary="LangChain chains in front of vLLM servers.",
         lifespan=lambda _app: run_in_background(table, access.connections, serve_grpc(settings, services)),
     )
-    app.state.table, app.state.shutdown = table, shutdown
+    app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown)
     services = GrpcServices(chats, table, shutdown)
-    for router in (openai.create_router(chats), kserve.create_router(KServe(chats, table))):
+    for router in (
+        openai.create_router(chats),
+        anthropic.create_router(chats),
+        kserve.create_router(KServe(chats, table)),
+    ):
         app.include_router(router)
+    app.include_router(pictures.create_router(gallery))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
@@ -109,21 +124,28 @@ class Served:
         Raises:
             ChainError: A chain cannot be built.
         """
-        old = self._registry
-        same = {spec.id for spec in registry.models if old is not None and old.get(spec.id) == spec}
-        return {spec.id: self._built[spec.id] if spec.id in same else self._build(spec) for spec in registry.models}
+        access = replace(self._access, registry=registry)
+        return {
+            spec.id: self._built[spec.id] if self._is_same(spec, registry) else self._build(spec, access)
+            for spec in registry.models
+        }
 
-    def _build(self, spec: ModelSpec) -> "Built":
-        around = langserve.Surroundings(self._access.table, self._settings, self._shutdown)
-        chain = build_chain(spec, self._access) if spec.chain else None
+    def _is_same(self, spec: ModelSpec, registry: Registry) -> bool:
+        """Whether the entry, and the one whose server it uses, say what they said before."""
+        old, server = self._registry, registry.server_of(spec)
+        return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
+
+    def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
+        around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
+        chain = build_chain(spec, access) if spec.chain else None
         routes = langserve.create_routes(spec, chain, around) if chain is not None else None
-        return Built(serve_model(spec, chain, self._access), routes)
+        return Built(serve_model(spec, chain, access), routes)
 
     def show(self, registry: Registry, built: dict[str, "Built"]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
         self._registry, self._built = registry, built
-        table.models = tuple(spec.id for spec in registry.models)
+        table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         self._catalogue.replace(each.served for each in built.values())
         app.router.routes[:] = self._fixed
         app.include_router(home.create_router(registry, table))

@@ -5,11 +5,12 @@ The launcher sets the first four when it starts the app.
 """
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "LANGSERVE_VLLM_"
 
@@ -38,6 +39,24 @@ class Limits(BaseModel):
     """Answers to one question (OpenAI's n); more get 400."""
     embeddings: Count = 2048
     """Texts of one request for embeddings; more get 413."""
+    images: Count = 8
+    """Images in one request, where its model does not say; more get 413."""
+    image_bytes: Count = 10 * 1024 * 1024
+    """Bytes of one image's file; more get 413."""
+    image_pixels: Count = 50_000_000
+    """Pixels of one image before it is made smaller; more get 413, before it is decoded."""
+    image_workers: Count = 2
+    """Images that are decoded at once; the others wait."""
+    image_body_bytes: Count = 16 * 1024 * 1024
+    """Larger bodies for models that take images get 413."""
+    image_bodies: Count = 8
+    """Such bodies that are read and checked at once; the others wait, unread."""
+    pictures: Count = 4
+    """Pictures that one request may ask for, where its model does not say; more get 422."""
+    picture_pixels: Count = 4_194_304
+    """Pixels of one picture, where its model does not say. Drawn, more get 422; given, it is made smaller."""
+    picture_steps: Count = 100
+    """Steps of one picture; more get 422."""
     waiting: Count = 256
     """Requests that wait for one model to load; more get 503."""
     waiting_in_all: Count = 1024
@@ -76,12 +95,38 @@ class Settings(BaseSettings):
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
 
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts that images may be fetched from by address, over https, with commas between; ``.example.org`` stands for
+    every name below it. Empty: none."""
+    pictures: Path | None = None
+    """Where drawn pictures are kept; by default beside the launcher's control socket."""
+    pictures_seconds: Annotated[float, Field(gt=0)] = 86_400
+    """How long a drawn picture is kept."""
+    pictures_bytes: Count = 512 * 1024 * 1024
+    """What all drawn pictures may take on the disk; the oldest go first."""
+
     engine_connect: Annotated[float, Field(gt=0)] = 5
     """Seconds to reach an engine server."""
     engine_silence: Annotated[float, Field(gt=0)] = 600
     """Seconds an engine may send nothing before the request is given up with 504."""
     engine_connections: Count = 1024
     """Requests under way to all engines together."""
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Names with commas between."""
+        return (
+            tuple(name.strip().lower() for name in value.split(",") if name.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @property
+    def pictures_dir(self) -> Path:
+        """Where drawn pictures are kept."""
+        beside = self.control.parent if self.control else Path(tempfile.gettempdir()) / f"langserve-vllm-{os.getuid()}"
+        return self.pictures or beside / "pictures"
 
 
 def read_secret(name: str) -> str | None:

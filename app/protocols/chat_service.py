@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 
 from app.catalogue import Catalogue, Choice
-from app.errors import EngineFailed, InvalidInput, ServiceError, ShuttingDown, TooLarge
+from app.errors import EngineFailed, InvalidInput, Refused, ServiceError, ShuttingDown, TooLarge
 from app.protocols.chat_request import ChatRequest
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
@@ -85,6 +85,24 @@ class ChatService:
             return await complete(choice, request, _seeded(request, index))
         config = _config(request, index)
         return as_message(await choice.answerer().ainvoke({"messages": request.turns()}, config))
+
+    async def count(self, request: ChatRequest) -> int:
+        """Return the tokens of a conversation as the model would be given it; a raw one's are its chain's.
+
+        Raises:
+            ServiceError: What went wrong.
+        """
+        with named_errors():
+            choice = self.check(request)
+            await self.ensure_ready(choice, request.wait)
+            counter = choice.served.counter
+            if counter is None:
+                raise Refused(f"The tokens of '{choice.name}' cannot be counted.", param="model")
+            counted = await counter.ainvoke({"messages": request.turns()}, {"configurable": {**request.options}})
+            usage = as_message(counted).usage_metadata
+            if usage is None:
+                raise EngineFailed("The engine did not count.")
+            return usage["input_tokens"]
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[AIMessageChunk, None]:
         """Yield the pieces of one answer; ``n`` has to be 1.

@@ -11,20 +11,24 @@ langserve's ``APIHandler`` reads configs and inputs, runs the chain and writes i
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from chat_vllm import ChatInput
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
+from langchain_core.messages import BaseMessage
 from langserve import APIHandler  # noqa: TID251 -- the one place
 from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from app.chains import Chain
-from app.errors import InvalidInput, ModelNotReady, ShuttingDown, TooLarge, UnknownRoute
+from app.errors import InvalidInput, ModelNotReady, ServiceError, ShuttingDown, TooLarge, UnknownRoute
 from app.guard import Preferences, parse_preferences, read_json, while_wanted
+from app.images import ImageCheck
 from app.openapi import Bodies
 from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
 from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
@@ -43,6 +47,7 @@ class Surroundings:
     table: ServerTable
     settings: Settings
     shutdown: Shutdown
+    images: ImageCheck
 
 
 class ParsedRequest(Request):
@@ -76,14 +81,17 @@ class LangServeRoutes:
 
     def __init__(self, spec: ModelSpec, chain: Chain, around: Surroundings, *, prefix: str, playground: str) -> None:
         self._model = spec.id
+        self._example = DRAWING if spec.task == "image-generation" else QUESTION
         self._around = around
+        self._sees = spec.limits if spec.task == "vision-chat" else None
         self._limits = around.settings.limits
+        self._body_limits = around.images.body_limits if self._sees is not None else self._limits
         self._input = cast("type[BaseModel]", chain.get_input_schema())
         self.handler: Any = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
 
     def bodies(self, prefix: str) -> Mapping[str, Bodies]:
         """Return what the POSTs take and give, by path, for /docs."""
-        handler, one, many = self.handler, {"input": EXAMPLE}, {"inputs": [EXAMPLE]}
+        handler, one, many = self.handler, {"input": self._example}, {"inputs": [self._example]}
         return {
             f"{prefix}/invoke": Bodies(handler.InvokeRequest, handler.InvokeResponse, one),
             f"{prefix}/batch": Bodies(handler.BatchRequest, handler.BatchResponse, many),
@@ -96,18 +104,17 @@ class LangServeRoutes:
 
     async def invoke(self, request: Request) -> Response:
         """Answer one input."""
-        body = await self._read(request, "input")
-        self._check_input(body["input"], "input")
+        body = await self._take(request)
         return await self._answer(request, lambda: self._invoke(request, body))
 
     async def batch(self, request: Request) -> Response:
         """Answer several inputs, in their order."""
-        body = await self._read(request, "inputs")
-        items = split(body, self._limits.batch_size)
-        tolerant = tolerates(body, _preferences(request))
-        if not tolerant:
-            for item in items:
-                self._check_input(item.body["input"], *item.place)
+        async with self._room():
+            body = await self._read(request, "inputs")
+            items = split(body, self._limits.batch_size)
+            tolerant = tolerates(body, _preferences(request))
+            if not tolerant:
+                items = [await self._accept_item(item) for item in items]
         response = await self._answer(request, lambda: self._batch(request, items, tolerant=tolerant))
         if tolerant:
             response.headers["Preference-Applied"] = "return-exceptions"
@@ -129,9 +136,8 @@ class LangServeRoutes:
         async def answer(item: Item) -> Mapping[str, Any]:
             try:
                 async with slots:
-                    if tolerant:
-                        self._check_input(item.body["input"], *item.place)
-                    response = await self._invoke(request, item.body)
+                    accepted = await self._accept_item(item) if tolerant else item
+                    response = await self._invoke(request, accepted.body)
             except Exception as error:
                 if tolerant:
                     return item_error(error)
@@ -155,8 +161,7 @@ class LangServeRoutes:
         return await self._stream(request, self.handler.astream_events, tells_output)
 
     async def _stream(self, request: Request, start: HandlerCall, enough: Wants) -> Response:
-        body = await self._read(request, "input")
-        self._check_input(body["input"], "input")
+        body = await self._take(request)
         hold = self._around.settings.stream_hold
         with named_errors():
             async with while_wanted(request.receive, self._around.shutdown):
@@ -218,23 +223,50 @@ class LangServeRoutes:
 
     # --- what every POST passes ----------------------------------------------------------------
 
+    async def _take(self, request: Request) -> Mapping[str, Any]:
+        """Read a body with one input, and check that."""
+        async with self._room():
+            return await self._accept(await self._read(request, "input"), "input")
+
+    def _room(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Bodies with images are large: few are read and checked at once."""
+        return self._around.images.bodies if self._sees is not None else contextlib.nullcontext()
+
+    async def _accept(self, body: Mapping[str, Any], *place: str | int) -> Mapping[str, Any]:
+        """Return a body whose input the chain will take, with its images as the model takes them.
+
+        All that can be wrong is told before the model is started.
+        """
+        checked = self._check_input(body["input"], *place)
+        if self._sees is None or not isinstance(checked, ChatInput):
+            return body
+        try:
+            messages = await self._around.images.check_images(checked.messages, self._sees)
+        except ServiceError as error:
+            error.param = ".".join(map(str, (*place, error.param)))
+            raise
+        return {**body, "input": {**checked.model_dump(mode="json"), "messages": write_messages(messages)}}
+
+    async def _accept_item(self, item: Item) -> Item:
+        return Item(await self._accept(item.body, *item.place), item.place)
+
     async def _read(self, request: Request, key: str) -> dict[str, Any]:
         if self._around.shutdown.begun:
             raise ShuttingDown
-        body = await read_json(request, self._limits)
+        body = await read_json(request, self._body_limits)
         if not isinstance(body, dict):
             raise InvalidInput(f'The body is an object with the key "{key}".', param="body")
         if key not in body:
             raise InvalidInput(f'The body lacks the key "{key}".', param=key)
         return cast("dict[str, Any]", body)
 
-    def _check_input(self, value: Any, *place: str | int) -> None:
-        """Refuse an input that the chain will not take, before its model is started for it."""
+    def _check_input(self, value: Any, *place: str | int) -> BaseModel:
+        """Return the input as the chain will take it, or refuse it."""
         messages: Any = cast("dict[str, Any]", value).get("messages") if isinstance(value, dict) else value
         if isinstance(messages, list) and len(cast("list[Any]", messages)) > self._limits.messages:
             raise TooLarge(f"More than {self._limits.messages} messages.", param=".".join(map(str, place)))
         try:
-            self._input.model_validate(value)
+            return self._input.model_validate(value)
         except ValidationError as error:
             raise invalid(error.errors(include_url=False, include_input=False), within=place) from error
 
@@ -257,6 +289,11 @@ class LangServeRoutes:
         settings = self._around.settings
         wished = _preferences(request).wait
         return min(settings.wait_ready if wished is None else wished, settings.wait_ready_max)
+
+
+def write_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return messages as the JSON that they are read from."""
+    return [message.model_dump(mode="json") for message in messages]
 
 
 # --- requests ------------------------------------------------------------------------------
@@ -299,11 +336,16 @@ PLAYGROUND_POLICY = (
 
 def describe_routes(spec: ModelSpec) -> str:
     """Return what /docs says above one model's routes, as Markdown."""
+    chat = f", [chat playground](/{spec.id}/chat/playground/)" if has_chat(spec) else ""
     return (
-        f"**{spec.display_name}**. {spec.metadata.description} "
-        f"[Playground](/{spec.id}/playground/), [chat playground](/{spec.id}/chat/playground/). "
+        f"**{spec.display_name}**. {spec.metadata.description} [Playground](/{spec.id}/playground/){chat}. "
         f"Every route stands at `/{spec.id}/c/{{config_hash}}/…` too, with the configuration of a share link."
     )
+
+
+def has_chat(spec: ModelSpec) -> bool:
+    """Whether the chat playground fits what the model takes and gives."""
+    return spec.task != "image-generation"
 
 
 @dataclass(frozen=True)
@@ -318,13 +360,16 @@ def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelR
     """Return every route of one model.
 
     The set stands at ``/{id}``, once more at ``/{id}/chat`` for the chat playground (its page calls the routes beside
-    it), and below each at ``c/{config_hash}`` for links that carry a configuration.
+    it) where that fits, and below each at ``c/{config_hash}`` for links that carry a configuration.
     """
     router = APIRouter(tags=[spec.id])
     root = f"/{spec.id}"
     main = LangServeRoutes(spec, chain, around, prefix=root, playground="default")
-    chat = LangServeRoutes(spec, chain, around, prefix=f"{root}/chat", playground="chat")
-    for routes, prefix in ((main, root), (chat, f"{root}/chat")):
+    sets = [(main, root)]
+    if has_chat(spec):
+        chat = f"{root}/chat"
+        sets.append((LangServeRoutes(spec, chain, around, prefix=chat, playground="chat"), chat))
+    for routes, prefix in sets:
         _add(router, routes, prefix, shown=routes is main)
         _add(router, routes, f"{prefix}/c/{{config_hash}}", shown=False)
     return ModelRoutes(router, main.bodies(root))
@@ -347,7 +392,8 @@ def _add(router: APIRouter, routes: LangServeRoutes, prefix: str, *, shown: bool
     router.add_api_route(f"{prefix}/playground/{{file_path:path}}", routes.playground, include_in_schema=False)
 
 
-EXAMPLE = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+DRAWING = {"prompt": "a red apple"}
 POSTS = {
     "invoke": "Answer one input",
     "batch": "Answer several inputs",
