@@ -24,7 +24,6 @@ from app.protocols.chat_service import ChatService
 from app.protocols.kserve_service import KServe
 from app.settings import Settings
 from app.shutdown import Shutdown
-from app.table import ServerTable
 
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
@@ -47,22 +46,21 @@ class GrpcServices:
     """What the server serves, and whom."""
 
     chats: ChatService
-    table: ServerTable
     shutdown: Shutdown
     admit: Admit = admit_all
 
     def all(self) -> Mapping[ServiceDescriptor, object]:
         """Return every service by its description."""
-        kserve = KServe(self.chats, self.table)
+        kserve = KServe(self.chats)
         together = self.chats.settings.limits.batch_concurrency
         return {
             kserve_grpc.SERVICE: kserve_grpc.InferenceService(kserve, together),
-            chat_grpc.SERVICE: chat_grpc.GrpcChats(self.chats, self.table),
+            chat_grpc.SERVICE: chat_grpc.GrpcChats(self.chats),
         }
 
     def ready(self) -> bool:
         """Whether every model of the start is ready."""
-        return KServe(self.chats, self.table).ready()
+        return KServe(self.chats).ready()
 
 
 @contextlib.asynccontextmanager
@@ -157,7 +155,7 @@ async def _follow(servicer: health.aio.HealthServicer, names: list[str], service
 
 
 async def _tell(servicer: health.aio.HealthServicer, names: list[str], services: GrpcServices) -> None:
-    async for _ in services.table.changes():
+    async for _ in services.chats.table.changes():
         ready = services.ready()
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in names:

@@ -19,9 +19,8 @@ from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
 from app.images import ImageCheck, ImageFetcher
 from app.openapi import Bodies, describe_bodies
-from app.protocols import anthropic, kserve, langserve, openai
+from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
-from app.protocols.kserve_service import KServe
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
@@ -32,6 +31,9 @@ from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
 
 log = logging.getLogger(__name__)
+
+PROTOCOLS = (openai, anthropic, ollama, tgi, kserve)
+"""Those that answer for every model; LangServe's routes are made for each."""
 
 
 def create_app(
@@ -75,13 +77,9 @@ def create_app(
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown)
-    services = GrpcServices(chats, table, shutdown)
-    for router in (
-        openai.create_router(chats),
-        anthropic.create_router(chats),
-        kserve.create_router(KServe(chats, table)),
-    ):
-        app.include_router(router)
+    services = GrpcServices(chats, shutdown)
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)
@@ -151,7 +149,7 @@ class Served:
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        bodies: dict[str, Bodies] = {}
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
         for each in routes.values():
             app.include_router(each.router)
             bodies.update(each.bodies)

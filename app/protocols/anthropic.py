@@ -5,12 +5,12 @@ import functools
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from app.openapi import Bodies
+from app.openapi import Answers, Bodies
 from app.protocols.anthropic_answers import frame, render_message, stream_message
 from app.protocols.anthropic_requests import UNSUPPORTED, CountBody, MessagesBody, read_messages
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
-from app.protocols.shapes import render_anthropic
+from app.protocols.shapes import ANTHROPIC_ERROR, render_anthropic
 
 WIRE = Wire(frame, render_anthropic)
 EXAMPLE = {
@@ -19,8 +19,13 @@ EXAMPLE = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
 }
 BODIES = {
-    "/v1/messages": Bodies(MessagesBody, None, EXAMPLE),
-    "/v1/messages/count_tokens": Bodies(CountBody, None, {key: EXAMPLE[key] for key in ("model", "messages")}),
+    "/v1/messages": Bodies(MessagesBody, None, EXAMPLE, Answers("AnthropicError", ANTHROPIC_ERROR)),
+    "/v1/messages/count_tokens": Bodies(
+        CountBody,
+        None,
+        {key: EXAMPLE[key] for key in ("model", "messages")},
+        Answers("AnthropicError", ANTHROPIC_ERROR, stream=None),
+    ),
 }
 
 

@@ -18,7 +18,6 @@ from app.grpc_calls import Call
 from app.guard import parse_json
 from app.protocols.chat_request import ChatRequest
 from app.protocols.chat_service import ChatService
-from app.table import ServerTable
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ChatService"]
 JSON_DEPTH = 64
@@ -36,9 +35,8 @@ REASONS = {
 class GrpcChats:
     """The service's methods; errors are raised, and told by who runs them."""
 
-    def __init__(self, chats: ChatService, table: ServerTable) -> None:
+    def __init__(self, chats: ChatService) -> None:
         self._chats = chats
-        self._table = table
 
     async def list_models(self, _request: pb.ListModelsRequest, _call: Call) -> pb.ListModelsResponse:
         """Those that answer conversations, in the order of models.json."""
@@ -49,7 +47,7 @@ class GrpcChats:
                     id=spec.id,
                     display_name=spec.display_name,
                     description=spec.metadata.description,
-                    ready=self._table.endpoint(spec.id) is not None,
+                    ready=self._chats.table.endpoint(spec.id) is not None,
                 )
                 for spec in specs
             ]

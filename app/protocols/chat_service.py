@@ -37,7 +37,7 @@ class ChatService:
         self.catalogue = catalogue
         self.settings = settings
         self.shutdown = shutdown
-        self._table = table
+        self.table = table
 
     def check(self, request: ChatRequest) -> Choice:
         """Return the model of a request that can be answered; starts nothing.
@@ -65,7 +65,7 @@ class ChatService:
         """
         settings = self.settings
         seconds = min(settings.wait_ready if wait is None else wait, settings.wait_ready_max)
-        await self._table.ensure_ready(choice.id, seconds)
+        await self.table.ensure_ready(choice.id, seconds)
 
     async def answer(self, request: ChatRequest) -> list[AIMessage]:
         """Return ``request.n`` answers.

@@ -15,8 +15,9 @@ from starlette.responses import JSONResponse, Response
 
 from app.errors import InvalidInput, ShuttingDown
 from app.guard import parse_json, read_body
+from app.protocols.chat_service import ChatService
 from app.protocols.delivery import SESSION_HEADER, Delivery, Wire, session_of, wait_of
-from app.protocols.kserve_bodies import SCHEMAS, flat, from_generate, inflate
+from app.protocols.kserve_bodies import BODIES, flat, from_generate, inflate
 from app.protocols.kserve_parse import STREAM, VERSION
 from app.protocols.kserve_render import EXTENSIONS, PLATFORM, Signature
 from app.protocols.kserve_service import KServe
@@ -24,6 +25,8 @@ from app.protocols.kserve_tensors import InferRequest, InferResponse, from_json,
 from app.protocols.shapes import render_kserve
 from app.protocols.sse import Event, data
 from vllm_launcher import __version__
+
+__all__ = ["BODIES", "create_router"]
 
 HEADER = "inference-header-content-length"
 """How many bytes of a body are JSON; binary tensors follow."""
@@ -156,36 +159,30 @@ def _tensor(signature: Signature) -> dict[str, Any]:
 # --- routes --------------------------------------------------------------------------------
 
 
-def create_router(kserve: KServe) -> APIRouter:
+def create_router(chats: ChatService) -> APIRouter:
     """Return the routes under ``/v2``."""
-    routes = KServeRoutes(Delivery(kserve.chats, WIRE), kserve)
+    routes = KServeRoutes(Delivery(chats, WIRE), KServe(chats))
     router = APIRouter(tags=["KServe"], prefix="/v2")
-    gets: Mapping[str, tuple[Any, str]] = {
-        "": (routes.server, "Describe the server"),
-        "/health/live": (routes.live, "Is the service alive?"),
-        "/health/ready": (routes.ready, "Are the models ready?"),
-        "/models/{model}": (routes.model, "Describe a model's tensors"),
-        "/models/{model}/ready": (routes.model_ready, "Is a model ready?"),
+    table: Mapping[str, tuple[Any, str]] = {
+        "GET ": (routes.server, "Describe the server"),
+        "GET /health/live": (routes.live, "Is the service alive?"),
+        "GET /health/ready": (routes.ready, "Are the models ready?"),
+        "GET /models/{model}": (routes.model, "Describe a model's tensors"),
+        "GET /models/{model}/ready": (routes.model_ready, "Is a model ready?"),
+        "POST /repository/index": (routes.index, "List the models and their states"),
+        "POST /models/{model}/infer": (routes.infer, "Answer tensors"),
+        "POST /models/{model}/generate": (routes.generate, "Answer a prompt"),
+        "POST /models/{model}/generate_stream": (routes.generate_stream, "Stream an answer"),
     }
-    posts: Mapping[str, tuple[Any, str]] = {
-        "/repository/index": (routes.index, "List the models and their states"),
-        "/models/{model}/infer": (routes.infer, "Answer tensors"),
-        "/models/{model}/generate": (routes.generate, "Answer a prompt"),
-        "/models/{model}/generate_stream": (routes.generate_stream, "Stream an answer"),
-    }
-    for path, (route, summary) in gets.items():
-        for each in _versions(path):
-            router.add_api_route(each, route, summary=summary, include_in_schema=each == path)
-    for path, (route, summary) in posts.items():
-        extra = {"requestBody": {"content": {"application/json": SCHEMAS[path.rpartition("/")[2]]}}}
+    for name, (route, summary) in table.items():
+        method, _, path = name.partition(" ")
         for each in _versions(path):
             router.add_api_route(
                 each,
                 route,
-                methods=["POST"],
+                methods=[method],
                 summary=summary,
                 response_class=Response,
-                openapi_extra=extra,
                 include_in_schema=each == path,
             )
     return router

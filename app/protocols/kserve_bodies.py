@@ -2,10 +2,12 @@
 
 import json
 import zlib
-from collections.abc import Mapping
 from typing import Any, cast
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from app.errors import InvalidInput, TooLarge
+from app.openapi import Answers, Bodies
 from app.protocols.kserve_parse import VERSION
 from app.protocols.kserve_render import FINAL
 from app.protocols.kserve_tensors import InferRequest, InferResponse, Tensor, plain
@@ -83,46 +85,72 @@ def flat(response: InferResponse) -> dict[str, Any]:
     return {**heading, **{name: each[0] if len(each) == 1 else each for name, each in values.items()}, **final}
 
 
-_TENSOR: dict[str, Any] = {
+# --- what /docs says -----------------------------------------------------------------------
+
+
+class TensorBody(BaseModel):
+    """A tensor of an inference; without ``data`` its values follow the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | None = None
+    parameters: dict[str, bool | int | float | str] | None = None
+
+
+class OutputBody(BaseModel):
+    """An output that is wanted."""
+
+    name: str
+    parameters: dict[str, bool | int | float | str] | None = None
+
+
+class InferBody(BaseModel):
+    """An inference."""
+
+    id: str | None = None
+    inputs: list[TensorBody]
+    outputs: list[OutputBody] | None = None
+    parameters: dict[str, bool | int | float | str] | None = None
+
+
+class GenerateBody(BaseModel):
+    """A prompt, or a conversation, and whatever else the model takes, by name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    text_input: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    parameters: dict[str, Any] | None = Field(None, description="Sampling, by vLLM's names.")
+
+
+class IndexBody(BaseModel):
+    """Which models are listed."""
+
+    ready: bool | None = Field(None, description="Those that are ready alone.")
+
+
+KSERVE_ERROR: dict[str, Any] = {
     "type": "object",
-    "required": ["name", "datatype", "shape"],
+    "required": ["error"],
     "properties": {
-        "name": {"type": "string"},
-        "datatype": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer"}},
-        "data": {"type": "array", "items": {}},
-        "parameters": {"type": "object"},
+        "error": {"type": "string", "description": "What happened and what to do, for people."},
+        "type": {"type": "string", "description": "Which error: a name that does not change."},
+        "message": {"type": "string"},
+        "hint": {"type": ["string", "null"]},
+        "param": {"type": ["string", "null"]},
     },
 }
-_INFER: dict[str, Any] = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "inputs": {"type": "array", "items": _TENSOR},
-        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
-        "parameters": {"type": "object"},
-    },
+_WHOLE = Answers("KServeError", KSERVE_ERROR, None)
+_STREAM = Answers("KServeError", KSERVE_ERROR)
+_INFER = {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["Hello"]}]}
+_GENERATE = {"text_input": "Hello", "parameters": {"exclude_input_in_output": True, "max_tokens": 32}}
+BODIES = {
+    "/v2/models/{model}/infer": Bodies(InferBody, None, _INFER, _WHOLE),
+    "/v2/models/{model}/generate": Bodies(GenerateBody, None, _GENERATE, _WHOLE),
+    "/v2/models/{model}/generate_stream": Bodies(GenerateBody, None, _GENERATE, _STREAM),
+    "/v2/repository/index": Bodies(
+        IndexBody, None, {}, Answers("KServeError", KSERVE_ERROR, None, {"type": "array", "items": {"type": "object"}})
+    ),
 }
-_GENERATE: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "text_input": {"type": "string", "description": "The prompt."},
-        "messages": {"type": "array", "items": {"type": "object"}, "description": "A conversation, in its place."},
-        "parameters": {"type": "object", "description": "Sampling, by vLLM's names."},
-    },
-}
-_QUESTION: dict[str, Any] = {
-    "schema": _GENERATE,
-    "example": {"text_input": "Hello", "parameters": {"exclude_input_in_output": True, "max_tokens": 32}},
-}
-SCHEMAS: Mapping[str, dict[str, Any]] = {
-    "index": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}, "example": {}},
-    "infer": {
-        "schema": _INFER,
-        "example": {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["Hello"]}]},
-    },
-    "generate": _QUESTION,
-    "generate_stream": _QUESTION,
-}
-"""What each POST takes, by the end of its path."""
+"""What each POST takes and gives, by path."""

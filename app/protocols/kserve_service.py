@@ -13,7 +13,6 @@ from app.protocols.kserve_render import Rendering, Signature, inputs_of, last, o
 from app.protocols.kserve_tensors import InferRequest, InferResponse
 from app.responses import named_errors
 from app.status import describe_waiting
-from app.table import ServerTable
 
 STATES = {"ready": "READY", "failed": "UNAVAILABLE", "draining": "UNLOADING"}
 """Of our servers in Triton's words; every other state but those without a server is LOADING."""
@@ -24,13 +23,12 @@ class KServe:
     """The protocol's operations.
 
     Args:
-        chats: Answers conversations, and knows the models.
-        table: Knows which are ready.
+        chats: Answers conversations, and knows the models and which of them are ready.
     """
 
-    def __init__(self, chats: ChatService, table: ServerTable) -> None:
+    def __init__(self, chats: ChatService) -> None:
         self.chats = chats
-        self._table = table
+        self._table = chats.table
 
     # --- what there is -----------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ from starlette.responses import JSONResponse, Response
 
 from app.catalogue import CHATS, RAW, Catalogue, Choice
 from app.errors import InvalidInput
+from app.openapi import Answers, Bodies
 from app.protocols import anthropic_models
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
 from app.protocols.openai_answers import Heading, render_chat, render_model, render_text, stream_chat, stream_text
-from app.protocols.openai_engine import read_embeddings, read_images
+from app.protocols.openai_engine import EmbeddingBody, ImageBody, read_embeddings, read_images
 from app.protocols.openai_requests import (
     UNSUPPORTED_CHAT,
     UNSUPPORTED_TEXT,
@@ -27,10 +28,19 @@ from app.protocols.openai_requests import (
     read_text,
 )
 from app.protocols.passage import check_passage, pass_on
-from app.protocols.shapes import render_openai
+from app.protocols.shapes import OPENAI_ERROR, render_openai
 from app.protocols.sse import data
 
 WIRE = Wire(data, render_openai)
+ANSWERS = Answers("OpenAIError", OPENAI_ERROR)
+WHOLE = Answers("OpenAIError", OPENAI_ERROR, stream=None)
+HELLO = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+BODIES = {
+    "/v1/chat/completions": Bodies(ChatBody, None, {"model": "smollm2", **HELLO}, ANSWERS),
+    "/v1/completions": Bodies(TextBody, None, {"model": "smollm2", "prompt": "Name three rivers."}, ANSWERS),
+    "/v1/embeddings": Bodies(EmbeddingBody, None, {"model": "minilm", "input": ["a text"]}, WHOLE),
+    "/v1/images/generations": Bodies(ImageBody, None, {"model": "emoji-32", "prompt": "a red apple"}, WHOLE),
+}
 
 
 class OpenAIRoutes:
@@ -164,9 +174,3 @@ def create_router(chats: ChatService) -> APIRouter:
     for path, (route, summary) in posts.items():
         router.add_api_route(path, route, methods=["POST"], summary=summary, response_class=Response)
     return router
-
-
-BODIES = {
-    "/v1/chat/completions": ChatBody,
-    "/v1/completions": TextBody,
-}

@@ -4,7 +4,7 @@ What may not pass: a picture by its address, and fields that would make the engi
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, cast
 
 from fastapi import Request
@@ -67,15 +67,3 @@ async def _pieces(choice: Choice, path: str, body: Mapping[str, Any]) -> AsyncGe
     async with line.open(path, body) as answer, contextlib.aclosing(line.pieces(answer)) as pieces:
         async for piece in pieces:
             yield Piece("piece", content=piece)
-
-
-def only(body: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
-    """Return a body that has nothing but these fields.
-
-    Raises:
-        InvalidInput: It has another; named.
-    """
-    for name in body:
-        if name not in allowed:
-            raise InvalidInput(f"{name}: there is no such field here.", param=name)
-    return dict(body)
