@@ -18,7 +18,9 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import SecretStr
 
+from app.connection import Connections
 from app.endpoint import BASE_URL, EndpointTransport
+from app.engine import Engine
 from app.images import ImageCheck
 from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
@@ -53,6 +55,18 @@ class EngineAccess:
     """What every image passes on its way to a model."""
     keep: Keep | None = None
     """Keeps drawn pictures; returns where each can be seen."""
+    short: Connections | None = None
+    """Connections for what is streamed; without them everything goes by ``connections``."""
+
+    async def aclose(self) -> None:
+        """End every connection."""
+        await self.connections.aclose()
+        if self.short is not None:
+            await self.short.aclose()
+
+    def engine(self, model: str) -> Engine | None:
+        """Return the short way to the ready server of ``model``."""
+        return None if self.short is None else Engine(model, self.table, self.short, wait=self.wait)
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
@@ -67,6 +81,13 @@ class EngineAccess:
             return server.id, NO_KEY
         key = read_secret(engine.api_key_env) if engine.api_key_env else None
         return engine.model or server.id, SecretStr(key) if key else NO_KEY
+
+
+def open_short_connections(settings: Settings) -> Connections:
+    """Return the connections that streams and answers of chat models take."""
+    return Connections(
+        settings.engine_connections, connect_within=settings.engine_connect, silence=settings.engine_silence
+    )
 
 
 def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
@@ -129,6 +150,7 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVL
         base_url=BASE_URL,
         api_key=key,
         http_async_client=client,
+        engine=access.engine(spec.id),
         timeout=access.timeout,
         max_retries=0,
         **defaults,

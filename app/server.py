@@ -13,7 +13,15 @@ from fastapi import FastAPI
 
 from app import status
 from app.catalogue import Catalogue, ServedModel, serve_model
-from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app.chains import (
+    ChainError,
+    EngineAccess,
+    build_chain,
+    engine_timeout,
+    open_connections,
+    open_short_connections,
+)
+from app.connection import Connections
 from app.gallery import Gallery
 from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
@@ -41,6 +49,7 @@ def create_app(
     *,
     launcher: Launcher | None = None,
     connections: httpx2.AsyncBaseTransport | None = None,
+    short: Connections | None = None,
 ) -> FastAPI:
     """Return the app.
 
@@ -48,6 +57,7 @@ def create_app(
         settings: What it was told from outside.
         launcher: Tells which servers are ready; by default the one at ``settings.control``.
         connections: To the engines; by default real ones.
+        short: The short way to them; by default a real one, where ``connections`` is not given.
 
     Raises:
         RegistryError: ``models.json`` is wrong.
@@ -59,11 +69,14 @@ def create_app(
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
     images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    if connections is None and short is None:
+        short = open_short_connections(settings)
     access = EngineAccess(
         table,
         connections or open_connections(settings),
         engine_timeout(settings),
         wait=settings.wait_ready,
+        short=short,
         limits=limits,
         images=images,
         keep=gallery.keep,
@@ -72,7 +85,11 @@ def create_app(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
+<<<<<<< HEAD
         lifespan=lambda _app: run_in_background(table, access.connections, serve_grpc(settings, services)),
+=======
+        lifespan=lambda _app: run_in_background(table, access),
+>>>>>>> main
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
@@ -180,10 +197,15 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
+<<<<<<< HEAD
 async def run_in_background(
     table: ServerTable, connections: httpx2.AsyncBaseTransport, grpc_server: AbstractAsyncContextManager[Any]
 ) -> AsyncGenerator[None]:
     """Follow the launcher and serve gRPC while the app runs, and close the connections to the engines after it."""
+=======
+async def run_in_background(table: ServerTable, access: EngineAccess) -> AsyncGenerator[None]:
+    """Follow the launcher while the app runs, and close the connections to the engines after it."""
+>>>>>>> main
     following = asyncio.create_task(table.follow(), name="follow the launcher")
     try:
         async with grpc_server:
@@ -191,7 +213,7 @@ async def run_in_background(
     finally:
         following.cancel()
         await asyncio.wait([following])
-        await connections.aclose()
+        await access.aclose()
 
 
 def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, Any]]:

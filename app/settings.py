@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     status of its own. A stream that waits longer for its model is told how far that is, in comment lines."""
     ping: Annotated[float, Field(gt=0)] = 15
     """Seconds of silence after which an idle stream gets a comment line, which keeps proxies from closing it."""
+    fast_path: bool = True
+    """Chains of a known kind are streamed past LangChain's machinery for callbacks that nobody listens to; the events
+    are the same. False: every request takes LangChain's own way."""
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
 

@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from vllm_launcher import __version__, doctor, verbs, view
+from vllm_launcher.command import ROUTER_ENGINE
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.errors import InvalidModels, LauncherError, LauncherGone
 from vllm_launcher.hardware import Hardware, detect
@@ -36,6 +37,7 @@ from vllm_launcher.up import Address, exit_with_parent
 from vllm_launcher.up import up as serve_project
 
 T = TypeVar("T")
+PROGRAM = "langserve-vllm"
 FAILED, MISUNDERSTOOD, INVALID, NOT_RUNNING = 1, 2, 3, 4
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From models.json to ready model servers.")
@@ -61,13 +63,14 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is ready,
 
 
 @cli.command()
-def up(  # noqa: PLR0913 -- options, each by its name
+def up(  # noqa: PLR0913 - options
     models: Models = DEFAULT_MODELS,
     *,
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the app's gRPC; 0: none.")] = 0,
     app: Annotated[bool, typer.Option(help="Start the app in front of the servers.")] = True,
+    as_json: AsJson = False,
     with_parent: WithParent = False,
 ) -> None:
     """Start everything that models.json names, and keep it running until Ctrl-C."""
@@ -76,7 +79,8 @@ def up(  # noqa: PLR0913 -- options, each by its name
     hardware = detect()
     project = read_models(models, hardware)
     address = Address(host, port, grpc_port or None) if app else None
-    run(serve_project(project, settings(), hardware=hardware, address=address, console=out))
+    follow = print_each if as_json else None
+    run(serve_project(project, settings(), hardware=hardware, address=address, console=out, follow=follow))
 
 
 @cli.command()
@@ -173,7 +177,7 @@ def status(
     if as_json:
         typer.echo(now.model_dump_json(indent=2))
     else:
-        out.print(view.everything(now))
+        view.show(now, out)
 
 
 @cli.command()
@@ -220,7 +224,7 @@ def reload(*, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(now.model_dump_json(indent=2))
     else:
-        out.print(view.everything(now))
+        view.show(now, out)
 
 
 @cli.command()
@@ -273,7 +277,8 @@ def tell(server: ServerStatus, *, as_json: bool) -> None:
 
 def needed_engines(project: Project) -> list[str]:
     """The engines of the plan's servers, each once."""
-    return sorted({server.engine for server in project.plan.servers} - PROCESSLESS)
+    routers = {ROUTER_ENGINE for server in project.plan.servers if server.replica}
+    return sorted({server.engine for server in project.plan.servers} - PROCESSLESS | routers)
 
 
 def print_json(values: Sequence[object]) -> None:
@@ -313,7 +318,7 @@ def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)])
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    cli()
+    cli(prog_name=PROGRAM)  # also under python -m, whose own name no shell could complete
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from chat_vllm import ChatInput
@@ -22,6 +23,7 @@ from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from langchain_core.messages import BaseMessage
 from langserve import APIHandler  # noqa: TID251 -- the one place
+from langserve.serialization import WellKnownLCSerializer  # noqa: TID251
 from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
@@ -32,6 +34,8 @@ from app.images import ImageCheck
 from app.openapi import Bodies
 from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
 from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
+from app.protocols.langserve_fast import Asked, LangServeFrames, recognise
+from app.protocols.relay import Relay, RelayedStream
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import invalid, named_errors
 from app.settings import Settings
@@ -87,6 +91,8 @@ class LangServeRoutes:
         self._limits = around.settings.limits
         self._body_limits = around.images.body_limits if self._sees is not None else self._limits
         self._input = cast("type[BaseModel]", chain.get_input_schema())
+        self._known = recognise(chain) if around.settings.fast_path else None
+        self._dumps = WellKnownLCSerializer().dumps
         self.handler: Any = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
 
     def bodies(self, prefix: str) -> Mapping[str, Bodies]:
@@ -128,6 +134,10 @@ class LangServeRoutes:
                 return await work()
 
     async def _invoke(self, request: Request, body: Mapping[str, Any]) -> Response:
+        fast, run_id = await self._ask(request, body, "invoke")
+        if fast is not None:
+            output = json.loads(self._dumps(await fast.whole()))
+            return JSONResponse({"output": output, "metadata": {"run_id": run_id, "feedback_tokens": []}})
         return await _call(self.handler.invoke, request, body)
 
     async def _batch(self, request: Request, items: Sequence[Item], *, tolerant: bool) -> Response:
@@ -150,7 +160,7 @@ class LangServeRoutes:
 
     async def stream(self, request: Request) -> Response:
         """Stream the output's pieces."""
-        return await self._stream(request, self.handler.stream, is_output)
+        return await self._stream(request, self.handler.stream, is_output, relayed=True)
 
     async def stream_log(self, request: Request) -> Response:
         """Stream the run's log as JSON patches."""
@@ -160,12 +170,15 @@ class LangServeRoutes:
         """Stream the events of every step."""
         return await self._stream(request, self.handler.astream_events, tells_output)
 
-    async def _stream(self, request: Request, start: HandlerCall, enough: Wants) -> Response:
+    async def _stream(self, request: Request, start: HandlerCall, enough: Wants, *, relayed: bool = False) -> Response:
         body = await self._take(request)
         hold = self._around.settings.stream_hold
         with named_errors():
             async with while_wanted(request.receive, self._around.shutdown):
                 if await self._is_ready_within(request, hold):
+                    if relayed and (relay := await self._relay(request, body)) is not None:
+                        await relay.hold(hold)
+                        return RelayedStream(relay, render_error=render_error, shutdown=self._around.shutdown)
                     answer = await _call(start, request, body)
                     pump = Pump(mend(answer.body_iterator))
                     held = await pump.hold(enough, hold)
@@ -178,6 +191,22 @@ class LangServeRoutes:
             shutdown=self._around.shutdown,
             ping=self._around.settings.ping,
         )
+
+    async def _relay(self, request: Request, body: Mapping[str, Any]) -> Relay | None:
+        """Return the stream as the fast path makes it; None where it does not know the way."""
+        fast, run_id = await self._ask(request, body, "stream")
+        if fast is None:
+            return None
+        frames = LangServeFrames(fast, run_id, self._dumps)
+        return Relay(await fast.stream(), frames, ping=self._around.settings.ping)
+
+    async def _ask(self, request: Request, body: Mapping[str, Any], endpoint: str) -> tuple[Asked | None, str]:
+        """Return what the chain asks its model, and the run's id; None where LangChain has to run the chain."""
+        if self._known is None:
+            return None, ""
+        read = partial(self.handler._get_config_and_input, endpoint=endpoint)  # noqa: SLF001 -- pinned by a test
+        config, value = await _call(read, request, body)
+        return await self._known.prepare(value, config), str(config["run_id"])
 
     async def _late(self, request: Request, start: HandlerCall, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
         """Tell in comments how far the model is until it is ready, then answer."""

@@ -252,6 +252,7 @@ class Residency(Entry):
     )
 
 
+Balance = Literal["load", "prefix", "session"]
 Capability = Literal["streaming", "tools", "structured-output", "reasoning", "vision", "images"]
 
 
@@ -292,7 +293,7 @@ class ModelSpec(Entry):
     )
     residency: Residency = Field(default_factory=Residency)
     replicas: int = Field(1, ge=1, le=64, description="Servers of this model; requests are balanced over them.")
-    balance: Literal["load", "prefix", "session"] = Field(
+    balance: Balance = Field(
         "load",
         description="How requests find a replica. load: the one with the least to do. prefix: the one that has "
         "most of the prompt in its cache. session: the same one for each session.",
