@@ -26,6 +26,7 @@ from app.gallery import Gallery
 from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
 from app.images import ImageCheck, ImageFetcher
+from app.migration import Shadows
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
@@ -80,16 +81,13 @@ def create_app(
         limits=limits,
         images=images,
         keep=gallery.keep,
+        shadows=Shadows(limits.shadows, settings.engine_silence),
     )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-<<<<<<< HEAD
-        lifespan=lambda _app: run_in_background(table, access.connections, serve_grpc(settings, services)),
-=======
-        lifespan=lambda _app: run_in_background(table, access),
->>>>>>> main
+        lifespan=lambda _app: run_in_background(table, access, serve_grpc(settings, services)),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
@@ -197,15 +195,10 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-<<<<<<< HEAD
 async def run_in_background(
-    table: ServerTable, connections: httpx2.AsyncBaseTransport, grpc_server: AbstractAsyncContextManager[Any]
+    table: ServerTable, access: EngineAccess, grpc_server: AbstractAsyncContextManager[Any]
 ) -> AsyncGenerator[None]:
     """Follow the launcher and serve gRPC while the app runs, and close the connections to the engines after it."""
-=======
-async def run_in_background(table: ServerTable, access: EngineAccess) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close the connections to the engines after it."""
->>>>>>> main
     following = asyncio.create_task(table.follow(), name="follow the launcher")
     try:
         async with grpc_server:

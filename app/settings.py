@@ -57,6 +57,8 @@ class Limits(BaseModel):
     """Pixels of one picture, where its model does not say. Drawn, more get 422; given, it is made smaller."""
     picture_steps: Count = 100
     """Steps of one picture; more get 422."""
+    shadows: Count = 16
+    """Copies of requests under way to the other backend of a model that moves; more are dropped."""
     waiting: Count = 256
     """Requests that wait for one model to load; more get 503."""
     waiting_in_all: Count = 1024

@@ -16,6 +16,7 @@ from app.errors import EngineFailed, InvalidInput, Refused, ServiceError, Shutti
 from app.protocols.chat_request import ChatRequest
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
+from app.session import current_session
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import ServerTable
@@ -75,6 +76,7 @@ class ChatService:
         """
         with named_errors():
             choice = self.check(request)
+            current_session.set(request.session)
             await self.ensure_ready(choice, request.wait)
             if request.n == 1:
                 return [await self._answer(choice, request, 0)]
@@ -123,6 +125,7 @@ class ChatService:
         """
         try:
             choice = self.check(request)
+            current_session.set(request.session)
             await self.ensure_ready(choice, request.wait)
             if request.n == 1:
                 async for chunk in self._stream(choice, request, 0):
