@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx2
-from chat_vllm import ChatVLLM, configurable
+from chat_vllm import ChatVLLM, ConfigurableChat, configurable
 from image_generation import Drawing, ImageLimits, ImageModel
 from image_generation.model import Keep
 from langchain_core.messages import BaseMessage
@@ -22,10 +22,13 @@ from app.connection import Connections
 from app.endpoint import BASE_URL, EndpointTransport
 from app.engine import Engine
 from app.images import ImageCheck
+from app.memory.chain import Habits, remembering
+from app.memory.counting import Counter
+from app.memory.turntaking import TurnTaking
 from app.migration import MigratingTransport, OtherBackend, Shadows
 from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
+from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
 from vllm_launcher.registry.entries import Migration
 
 Chain = Runnable[Any, Any]
@@ -36,6 +39,14 @@ NO_KEY = SecretStr("EMPTY")
 
 class ChainError(Exception):
     """A chain cannot be built: its package is missing, or does not build one."""
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """What chains need to remember conversations; ``ttl`` in seconds, 0: for ever."""
+
+    turns: TurnTaking
+    ttl: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class EngineAccess:
     """Keeps drawn pictures; returns where each can be seen."""
     shadows: Shadows | None = None
     """Runs the copies of requests to models that move between two backends; without it none moves."""
+    memory: Remembering | None = None
+    """With it, chains remember what is said in a session."""
     short: Connections | None = None
     """Connections for what is streamed; without them everything goes by ``connections``."""
 
@@ -143,9 +156,25 @@ def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] =
     build = _find_builder(spec.id, spec.chain.package)
     try:
         model = _build_model(spec, access, kind)
-        return build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
+        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
     except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
+    return _remember(chain, spec, spec.chain, access) if access.memory and spec.chain.memory.enabled else chain
+
+
+def _remember(chain: Chain, spec: ModelSpec, ref: ChainRef, access: EngineAccess) -> Chain:
+    """Return the chain with a memory, where it is one over messages."""
+    if access.memory is None:
+        return chain
+    habits = Habits(
+        spec.id,
+        summarises=ref.memory.when_full == "summarise",
+        ttl=(ref.memory.ttl_seconds or access.memory.ttl) or None,
+        max_tokens=spec.sampling.max_tokens,
+    )
+    llm = build_chat_model(spec, access)
+    counter = Counter(llm.model, limit=spec.limits.max_model_len)
+    return remembering(chain, llm, turns=access.memory.turns, counter=counter, habits=habits)
 
 
 def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) -> Any:
@@ -159,7 +188,7 @@ def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) ->
             return build_chat_model(spec, access, kind=kind)
 
 
-def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> ConfigurableChat:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)

@@ -11,11 +11,12 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from app import status
+from app import sessions, status
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
     EngineAccess,
+    Remembering,
     build_chain,
     engine_timeout,
     open_connections,
@@ -26,6 +27,8 @@ from app.gallery import Gallery
 from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
 from app.images import ImageCheck, ImageFetcher
+from app.memory.store import Bounds, SessionStore, open_store
+from app.memory.turntaking import TurnTaking
 from app.migration import Shadows
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
@@ -63,6 +66,7 @@ def create_app(
     Raises:
         RegistryError: ``models.json`` is wrong.
         ChainError: A chain cannot be built.
+        StoreError: The address of the conversations' store cannot be used.
     """
     registry = load_registry(settings.models)
     shutdown = Shutdown(settings.drain)
@@ -70,6 +74,7 @@ def create_app(
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
     images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    store = open_sessions(settings)
     if connections is None and short is None:
         short = open_short_connections(settings)
     access = EngineAccess(
@@ -82,20 +87,22 @@ def create_app(
         images=images,
         keep=gallery.keep,
         shadows=Shadows(limits.shadows, settings.engine_silence),
+        memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access, serve_grpc(settings, services)),
+        lifespan=lambda _app: run_in_background(table, access, store, serve_grpc(settings, services)),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
-    chats = ChatService(catalogue, table, settings, shutdown)
+    chats = ChatService(catalogue, table, settings, shutdown, images)
     services = GrpcServices(chats, shutdown)
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
+    app.include_router(sessions.create_router(store))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
@@ -187,6 +194,17 @@ class Served:
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
+def open_sessions(settings: Settings) -> SessionStore:
+    """Return the store of conversations; it opens nothing before it is needed.
+
+    Raises:
+        StoreError: Its address cannot be used.
+    """
+    limits = settings.limits
+    address = settings.sessions_url.get_secret_value() if settings.sessions_url else None
+    return open_store(address, Bounds(limits.session_bytes, limits.sessions))
+
+
 def connect_launcher(settings: Settings) -> Launcher | None:
     """Return the client of the launcher's control socket; None where none is named."""
     if settings.control is None:
@@ -196,16 +214,21 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 @contextlib.asynccontextmanager
 async def run_in_background(
-    table: ServerTable, access: EngineAccess, grpc_server: AbstractAsyncContextManager[Any]
+    table: ServerTable, access: EngineAccess, store: SessionStore, grpc_server: AbstractAsyncContextManager[Any]
 ) -> AsyncGenerator[None]:
-    """Follow the launcher and serve gRPC while the app runs, and close the connections to the engines after it."""
-    following = asyncio.create_task(table.follow(), name="follow the launcher")
+    """Follow the launcher and serve gRPC while the app runs, and close what leads to engines and the database after it."""
+    tasks = [
+        asyncio.create_task(table.follow(), name="follow the launcher"),
+        asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
+    ]
     try:
         async with grpc_server:
             yield
     finally:
-        following.cancel()
-        await asyncio.wait([following])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await store.close()
         await access.aclose()
 
 
@@ -214,5 +237,6 @@ def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, 
     served = [spec for spec in registry.models if spec.id in chains]
     return [
         {"name": "status", "description": "The service and its models."},
+        {"name": "sessions", "description": "Conversations that the service remembers."},
         *({"name": spec.id, "description": langserve.describe_routes(spec)} for spec in served),
     ]

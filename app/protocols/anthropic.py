@@ -5,6 +5,7 @@ import functools
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from app.catalogue import CHATS
 from app.openapi import Answers, Bodies
 from app.protocols.anthropic_answers import frame, render_message, stream_message
 from app.protocols.anthropic_requests import UNSUPPORTED, CountBody, MessagesBody, read_messages
@@ -38,7 +39,9 @@ def create_router(chats: ChatService) -> APIRouter:
     async def messages(request: Request) -> Response:
         """A message, or its events where `stream` is true."""
         asked = read_messages(parse(MessagesBody, await delivery.read(request), UNSUPPORTED), request)
-        name = delivery.catalogue.choose(asked.model).name
+        choice = delivery.catalogue.choose(asked.model)
+        choice.require(*CHATS)  # its messages have no place for pictures
+        name = choice.name
         if asked.stream:
             return await delivery.stream_answer(request, asked, functools.partial(stream_message, model=name))
         (message,) = await delivery.answer(request, asked)

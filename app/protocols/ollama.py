@@ -15,6 +15,7 @@ from app.openapi import Answers, Bodies
 from app.protocols.chat_request import ChatRequest
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse, wait_of
+from app.protocols.drawing import draw
 from app.protocols.ollama_answers import (
     Heading,
     render_answer,
@@ -101,8 +102,8 @@ class OllamaRoutes:
         seed = {"seed": (body.options or {})["seed"]} if (body.options or {}).get("seed") is not None else {}
         asked = {"prompt": body.prompt, **size, **steps, **seed}
         drawing = read_images(choice, asked, self._delivery.settings.limits)
-        answer = await self._ask(request, choice, "/images/generations", drawing)
-        told = {**heading.line({"content": ""}, done=True), "image": answer["data"][0]["b64_json"]}
+        (drawn, *_) = await draw(self._delivery, request, choice, drawing)
+        told = {**heading.line({"content": ""}, done=True), "image": drawn.base64}
         return JSONResponse({**told, "done_reason": "stop"})
 
     async def embed(self, request: Request) -> Response:

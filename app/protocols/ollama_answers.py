@@ -10,6 +10,7 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage, AIMessageChunk
 
 from app.catalogue import ServedModel
+from app.protocols.drawing import read_pictures
 from app.protocols.sse import Event, line
 from app.protocols.usage import count_usage
 
@@ -67,7 +68,12 @@ def render_answer(message: AIMessage, heading: Heading) -> dict[str, Any]:
 
 def _content(message: AIMessage) -> dict[str, Any]:
     reasoning = message.additional_kwargs.get("reasoning_content")
-    return {"content": str(message.text), **({"thinking": reasoning} if reasoning else {})}
+    pictures = [drawn.base64 for drawn in read_pictures(message)]
+    return {
+        "content": str(message.text),
+        **({"thinking": reasoning} if reasoning else {}),
+        **({"images": pictures} if pictures else {}),
+    }
 
 
 def _calls(message: AIMessage) -> dict[str, Any]:
@@ -94,7 +100,7 @@ async def stream_answer(
         first = first or time.monotonic_ns()
         whole += _remember(chunk)
         told = _content(chunk)
-        if told["content"] or "thinking" in told:
+        if told["content"] or len(told) > 1:
             yield line({**heading.line(told), **_logprobs(chunk)})
     if whole.tool_calls:
         yield line(heading.line({"content": "", **_calls(whole)}))

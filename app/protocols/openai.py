@@ -16,7 +16,16 @@ from app.openapi import Answers, Bodies
 from app.protocols import anthropic_models
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
-from app.protocols.openai_answers import Heading, render_chat, render_model, render_text, stream_chat, stream_text
+from app.protocols.drawing import draw
+from app.protocols.openai_answers import (
+    Heading,
+    render_chat,
+    render_images,
+    render_model,
+    render_text,
+    stream_chat,
+    stream_text,
+)
 from app.protocols.openai_engine import EmbeddingBody, ImageBody, read_embeddings, read_images
 from app.protocols.openai_requests import (
     UNSUPPORTED_CHAT,
@@ -113,16 +122,19 @@ class OpenAIRoutes:
         """Draw."""
         body = await self._delivery.read(request)
         choice = self._choose(body)
-        checked = read_images(choice, body, self._limits)
-        return await pass_on(self._delivery, request, choice, "/images/generations", checked)
+        drawing, by_address = read_images(choice, body, self._limits), body.get("response_format") == "url"
+        drawn = await draw(self._delivery, request, choice, drawing)
+        base = str(request.base_url).rstrip("/") if by_address else None
+        return JSONResponse(render_images(drawn, base))
 
     def _choose(self, body: dict[str, Any]) -> Choice:
         return choose(self._catalogue, body)
 
     async def _pass_on(self, request: Request, choice: Choice, path: str, body: dict[str, Any]) -> Response:
         choice.require(*CHATS)
-        check_passage(body, self._limits.choices)
-        return await pass_on(self._delivery, request, choice, path, body)
+        async with self._delivery.wanted(request):
+            checked = await check_passage(self._delivery.chats, choice, body)
+        return await pass_on(self._delivery, request, choice, path, checked)
 
 
 def choose(catalogue: Catalogue, body: dict[str, Any]) -> Choice:

@@ -34,7 +34,7 @@ class ImageBody(BaseModel):
     prompt: str = Field(min_length=1)
     n: int | None = Field(None, ge=1)
     size: str | None = Field(None, pattern=r"^([1-9]\d{0,4}x[1-9]\d{0,4}|auto)$")
-    response_format: Literal["b64_json"] | None = None
+    response_format: Literal["b64_json", "url"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     negative_prompt: str | None = None
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
@@ -77,30 +77,34 @@ def read_images(choice: Choice, body: Mapping[str, Any], limits: Limits) -> dict
     """
     choice.require("image-generation")
     spec = choice.served.spec
-    if body.get("response_format") == "url":
-        raise InvalidInput("response_format: pictures come as b64_json: none are kept here.", param="response_format")
     told = parse(ImageBody, body, UNSUPPORTED_IMAGES)
     if not told.prompt.strip():
         raise InvalidInput("prompt: say what to draw.", param="prompt")
-    asked = told.model_dump(exclude_none=True, exclude={"model", *IMAGE_IGNORED})
+    asked = told.model_dump(exclude_none=True, exclude={"model", "response_format", *IMAGE_IGNORED})
+    if told.response_format == "url" and (choice.raw or choice.served.chain is None):
+        raise InvalidInput("response_format: what an engine draws itself is not kept.", param="response_format")
     if asked.get("size") == "auto":
         del asked["size"]
-    drawing = {**spec.drawing.model_dump(exclude_none=True), "n": 1, "response_format": "b64_json", **asked}
-    check_drawing(drawing, pixels=spec.limits.max_pixels, pictures=spec.limits.max_images or limits.choices)
+    drawing = {**spec.drawing.model_dump(exclude_none=True), "n": 1, **asked}
+    check_drawing(
+        drawing,
+        pixels=spec.limits.max_pixels or limits.picture_pixels,
+        pictures=spec.limits.max_images or limits.pictures,
+        steps=limits.picture_steps,
+    )
     return drawing
 
 
-def check_drawing(drawing: Mapping[str, Any], *, pixels: int | None, pictures: int) -> None:
+def check_drawing(drawing: Mapping[str, Any], *, pixels: int, pictures: int, steps: int) -> None:
     """Refuse more than a model draws.
 
     Raises:
-        InvalidInput: More pictures.
+        InvalidInput: More pictures, or more steps.
         TooLarge: More pixels.
     """
-    if drawing["n"] > pictures:
-        raise InvalidInput(f"n: from 1 to {pictures}.", param="n")
-    size = drawing.get("size")
-    if size is not None and pixels is not None:
-        width, _, height = size.partition("x")
-        if int(width) * int(height) > pixels:
-            raise TooLarge(f"size: {size} is more than {pixels} pixels.", param="size")
+    for name, most in (("n", pictures), ("num_inference_steps", steps)):
+        if drawing.get(name, 1) > most:
+            raise InvalidInput(f"{name}: from 1 to {most}.", param=name)
+    width, _, height = drawing.get("size", "1x1").partition("x")
+    if int(width) * int(height) > pixels:
+        raise TooLarge(f"size: {width}x{height} is more than {pixels} pixels.", param="size")

@@ -17,6 +17,7 @@ from app.openapi import Answers, Bodies
 from app.protocols import openai
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse, wait_of
+from app.protocols.drawing import draw
 from app.protocols.openai_engine import read_embeddings, read_images
 from app.protocols.shapes import TGI_ERROR, render_tgi
 from app.protocols.sse import data
@@ -120,8 +121,8 @@ class TgiRoutes:
         kind = next((name for name in PICTURES if name in wished), "image/png")
         asked = {**read_drawing(body), "output_format": PICTURES.get(kind, "png")}
         drawing = read_images(choice, asked, self._delivery.settings.limits)
-        answer = await self._ask(request, choice, "/images/generations", drawing)
-        return Response(base64.b64decode(answer["data"][0]["b64_json"]), media_type=kind)
+        (drawn, *_) = await draw(self._delivery, request, choice, drawing)
+        return Response(base64.b64decode(drawn.base64), media_type=drawn.mime_type)
 
     async def _ask(self, request: Request, choice: Choice, path: str, body: dict[str, Any]) -> dict[str, Any]:
         async with self._delivery.wanted(request):

@@ -15,7 +15,7 @@ from app.errors import InvalidInput
 from app.protocols.chat_request import ChatRequest
 from app.protocols.delivery import parse, session_of, wait_of
 from app.protocols.ollama_requests import picture_url
-from app.protocols.turns import NO_FETCHING, read_turns
+from app.protocols.turns import read_turns
 
 UNSUPPORTED = {
     "adapter_id": "this service loads no adapters for a request.",
@@ -169,8 +169,6 @@ def _split(prompt: str) -> str | list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for index, piece in enumerate(pieces):
         if index % 2:
-            if not piece.startswith("data:image/"):
-                raise InvalidInput(f"inputs: {NO_FETCHING}", param="inputs")
             parts.append({"type": "image_url", "image_url": {"url": piece}})
         elif piece.strip():
             parts.append({"type": "text", "text": piece})
