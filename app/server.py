@@ -216,7 +216,7 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 async def run_in_background(
     table: ServerTable, access: EngineAccess, store: SessionStore, grpc_server: AbstractAsyncContextManager[Any]
 ) -> AsyncGenerator[None]:
-    """Follow the launcher and serve gRPC while the app runs, and close what leads to engines and the database after it."""
+    """Follow the launcher and serve gRPC while the app runs; close what leads to engines and the database after it."""
     tasks = [
         asyncio.create_task(table.follow(), name="follow the launcher"),
         asyncio.create_task(sessions.sweep(store), name="sweep sessions"),

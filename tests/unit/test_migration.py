@@ -282,7 +282,10 @@ class Wires(httpx2.AsyncBaseTransport):
         self.ours, self.other = ScriptedEngine(says("ours")), ScriptedEngine(says("other"))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send it there."""
+        """Send it there; a conversation's tokens are counted by our engine."""
+        if request.url.path == "/tokenize":
+            assert request.url.host != "old.example"
+            return httpx2.Response(200, json={"count": 3, "max_model_len": 4096, "tokens": [1, 2, 3]})
         engine = self.other if request.url.host == "old.example" else self.ours
         return await engine.handle_async_request(request)
 
