@@ -4,7 +4,7 @@ RUN    := .venv/bin/python
 UV     := .venv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema proto clean
+.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema proto bench clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -58,6 +58,9 @@ schema: env ## write models.schema.json anew
 
 proto: dev ## make the gRPC code anew from proto/
 	@$(RUN) proto/generate.py
+
+bench: dev ## what the layer in front of an engine costs, beside others (about 15 minutes; ARGS="--peers ours,aiohttp")
+	@$(RUN) -m bench $(ARGS)
 
 clean: ## remove what the targets made here (engines and weights stay in the user's cache)
 	rm -rf .venv artifacts tests/clients/js/node_modules .pytest_cache .ruff_cache .hypothesis

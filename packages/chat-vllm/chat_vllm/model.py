@@ -337,11 +337,15 @@ class ChatVLLM(EngineTokens):
         plain = self.disable_streaming is False and self.rate_limiter is None and self.output_version is None
         return self.engine is not None and plain and self.cache is None and not self.model_fields_set & {"streaming"}
 
-    def stream_payload(self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+    def stream_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """The body of a streaming request, as ``astream`` sends it."""
         return self._stream_payload(self._convert_input(input_).to_messages(), stop, stream_usage=None, **kwargs)
 
-    def whole_payload(self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+    def whole_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """The body of a request, as ``ainvoke`` sends it."""
         written: dict[str, Any] = self._get_request_payload(input_, stop=stop, **{**kwargs, "stream": False})
         return written
@@ -357,9 +361,7 @@ class ChatVLLM(EngineTokens):
             return self._convert_chunk_to_generation_chunk(read_event(event), AIMessageChunk, None)
         text, reasoning = plain
         more = {"reasoning_content": reasoning} if reasoning else {}
-        message = AIMessageChunk(
-            content=text, additional_kwargs=more, response_metadata={"model_provider": PROVIDER}
-        )
+        message = AIMessageChunk(content=text, additional_kwargs=more, response_metadata={"model_provider": PROVIDER})
         return ChatGenerationChunk(message=message)
 
     def read_answer(self, body: bytes) -> ChatResult:
