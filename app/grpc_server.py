@@ -5,10 +5,8 @@ It starts and stops with the app (``docs/adr``). Health follows readiness; refle
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +15,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from app.certificate import read_pair
 from app.generated.pool import POOL
 from app.grpc_calls import Admit, Calls, admit_all
 from app.protocols import chat_grpc, kserve_grpc
@@ -35,10 +34,6 @@ PINGS = 10_000
 """Milliseconds between two pings of a caller at least."""
 LAST_WORDS = 3.0
 """Seconds that interrupted calls have to send their error."""
-
-
-class GrpcError(Exception):
-    """The server cannot be started: its port is taken, or a file of its TLS is wrong."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,8 @@ async def serve_grpc(settings: Settings, services: GrpcServices) -> AsyncGenerat
     """Serve while the block runs; gives the port, or None where gRPC is off.
 
     Raises:
-        GrpcError: It cannot be started.
+        OSError: Its certificate cannot be used.
+        RuntimeError: Its port is taken.
     """
     if not settings.grpc_port:
         yield None
@@ -118,27 +114,10 @@ def _describe(names: list[str], server: grpc.aio.Server) -> None:
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
-    credentials = _credentials(settings.grpc_certificate, settings.grpc_key)
-    try:
-        if credentials is not None:
-            return server.add_secure_port(address, credentials)
-        return server.add_insecure_port(address)
-    except RuntimeError as error:
-        message = f"cannot listen on port {settings.grpc_port} of {settings.host} for gRPC: is it taken?"
-        raise GrpcError(f"{message} Choose another with LANGSERVE_VLLM_GRPC_PORT.") from error
-
-
-def _credentials(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
-    """Return what TLS needs, checked first: gRPC itself says nothing of a wrong file until somebody connects."""
-    if certificate is None and key is None:
-        return None
-    if certificate is None or key is None:
-        raise GrpcError("TLS for gRPC needs both files: LANGSERVE_VLLM_GRPC_CERTIFICATE and LANGSERVE_VLLM_GRPC_KEY.")
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
-        return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
-    except (OSError, ssl.SSLError) as error:
-        raise GrpcError(f"the certificate and key for gRPC cannot be used: {error.strerror or error}") from error
+    pair = read_pair(settings.grpc_certificate, settings.grpc_key)
+    if pair is not None:
+        return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+    return server.add_insecure_port(address)
 
 
 async def _follow(servicer: health.aio.HealthServicer, names: list[str], services: GrpcServices) -> None:
