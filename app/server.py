@@ -99,7 +99,7 @@ def create_app(
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown, images)
-    services = GrpcServices(chats, shutdown)
+    services = app.state.grpc = GrpcServices(chats, shutdown)
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))

@@ -91,11 +91,14 @@ class InferenceService:
     async def model_stream_infer(self, requests: AsyncIterator[pb.ModelInferRequest], call: Call) -> None:
         """Answer many requests as they come, several at once; an error is a message, and the stream goes on."""
         places = asyncio.Semaphore(self._together)
-        async with asyncio.TaskGroup() as group:
-            async for request in requests:
-                await places.acquire()
-                task = group.create_task(self._answer(request, call), name="inference of a stream")
-                task.add_done_callback(lambda _: places.release())
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for request in requests:
+                    await places.acquire()
+                    task = group.create_task(self._answer(request, call), name="inference of a stream")
+                    task.add_done_callback(lambda _: places.release())
+        except ExceptionGroup as errors:  # the first error ends the stream, where its caller wants that
+            raise errors.exceptions[0] from errors
 
     async def _answer(self, request: pb.ModelInferRequest, call: Call) -> None:
         try:
