@@ -26,9 +26,11 @@ from app.images import ImageCheck
 from app.memory.chain import Habits, remembering
 from app.memory.counting import Counter
 from app.memory.turntaking import TurnTaking
+from app.migration import MigratingTransport, OtherBackend, Shadows
 from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
 from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
+from vllm_launcher.registry.entries import Migration
 
 Chain = Runnable[Any, Any]
 
@@ -71,6 +73,8 @@ class EngineAccess:
     """What every image passes on its way to a model."""
     keep: Keep | None = None
     """Keeps drawn pictures; returns where each can be seen."""
+    shadows: Shadows | None = None
+    """Runs the copies of requests to models that move between two backends; without it none moves."""
     memory: Remembering | None = None
     """With it, chains remember what is said in a session."""
     short: Connections | None = None
@@ -79,19 +83,34 @@ class EngineAccess:
     """What packages may ask for beside their model."""
 
     async def aclose(self) -> None:
-        """End every connection."""
+        """End every copy of a request, and every connection."""
+        if self.shadows is not None:
+            await self.shadows.aclose()
         await self.connections.aclose()
         if self.short is not None:
             await self.short.aclose()
 
     def engine(self, model: str) -> Engine | None:
-        """Return the short way to the ready server of ``model``."""
-        return None if self.short is None else Engine(model, self.table, self.short, wait=self.wait)
+        """Return the short way to the ready server of ``model``; a model that moves has none."""
+        return (
+            None
+            if self.short is None or self._migration(model)
+            else Engine(model, self.table, self.short, wait=self.wait)
+        )
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
-        transport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
+        transport: httpx2.AsyncBaseTransport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
+        migration = self._migration(model)
+        if migration is not None and self.shadows is not None:
+            key = read_secret(migration.api_key_env) if migration.api_key_env else None
+            other = OtherBackend(migration, key, self.connections)
+            transport = MigratingTransport(model, transport, other, self.shadows)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
+
+    def _migration(self, model: str) -> Migration | None:
+        spec = self.registry.get(model) if self.registry else None
+        return spec.migration if spec else None
 
     def credentials(self, spec: ModelSpec) -> tuple[str, SecretStr]:
         """Return the name and the key an engine knows the model and us by."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,12 +31,14 @@ from app.documents.library import Library
 from app.documents.queue import IngestQueue
 from app.documents.spool import Spool
 from app.gallery import Gallery
+from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
 from app.images import ImageCheck, ImageFetcher
 from app.memory.store import Bounds, SessionStore, open_store
 from app.memory.turntaking import TurnTaking
+from app.migration import Shadows
 from app.openapi import Bodies, describe_bodies
-from app.protocols import anthropic, langserve, ollama, openai, tgi
+from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
@@ -55,7 +58,7 @@ Works = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
 """What runs beside the requests, by a name for people."""
 Closers = Sequence[Callable[[], Awaitable[None]]]
 
-PROTOCOLS = (openai, anthropic, ollama, tgi)
+PROTOCOLS = (openai, anthropic, ollama, tgi, kserve)
 """Those that answer for every model; LangServe's routes are made for each."""
 
 
@@ -97,6 +100,7 @@ def create_app(
         limits=limits,
         images=images,
         keep=gallery.keep,
+        shadows=Shadows(limits.shadows, settings.engine_silence),
         memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
     library = Library(settings, access)
@@ -110,11 +114,14 @@ def create_app(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(works, (store.close, library.store.aclose, access.aclose)),
+        lifespan=lambda _app: run_in_background(
+            works, serve_grpc(settings, services), (store.close, library.store.aclose, access.aclose)
+        ),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown, images)
+    services = app.state.grpc = GrpcServices(chats, shutdown)
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
@@ -254,11 +261,14 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(works: Works, closers: Closers) -> AsyncGenerator[None]:
-    """Run what has to go on while the app does, and close what is open after it."""
+async def run_in_background(
+    works: Works, grpc_server: AbstractAsyncContextManager[Any], closers: Closers
+) -> AsyncGenerator[None]:
+    """Run what has to go on while the app does, gRPC among it, and close what is open after it."""
     tasks = [asyncio.create_task(work(), name=name) for name, work in works.items()]
     try:
-        yield
+        async with grpc_server:
+            yield
     finally:
         for task in tasks:
             task.cancel()

@@ -58,6 +58,8 @@ class Limits(BaseModel):
     """Pixels of one picture, where its model does not say. Drawn, more get 422; given, it is made smaller."""
     picture_steps: Count = 100
     """Steps of one picture; more get 422."""
+    shadows: Count = 16
+    """Copies of requests under way to the other backend of a model that moves; more are dropped."""
     waiting: Count = 256
     """Requests that wait for one model to load; more get 503."""
     waiting_in_all: Count = 1024
@@ -111,6 +113,12 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     access_log: bool = False
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Where gRPC is served, on the same host. Off if not set, or 0."""
+    grpc_certificate: Path | None = None
+    """PEM file of the certificates that gRPC shows: TLS. Without it gRPC is not encrypted."""
+    grpc_key: Path | None = None
+    """PEM file of the key of the first certificate."""
     limits: Limits = Limits()
     data: Path = user_data_path("langserve-vllm")
     """What has to be kept: documents. Nothing in it can be made again."""

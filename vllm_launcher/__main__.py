@@ -68,6 +68,7 @@ def up(  # noqa: PLR0913 - options
     *,
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the app's gRPC; 0: none.")] = 0,
     app: Annotated[bool, typer.Option(help="Start the app in front of the servers.")] = True,
     as_json: AsJson = False,
     with_parent: WithParent = False,
@@ -77,7 +78,7 @@ def up(  # noqa: PLR0913 - options
         exit_with_parent()
     hardware = detect()
     project = read_models(models, hardware)
-    address = Address(host, port) if app else None
+    address = Address(host, port, grpc_port or None) if app else None
     follow = print_each if as_json else None
     run(serve_project(project, settings(), hardware=hardware, address=address, console=out, follow=follow))
 
