@@ -208,6 +208,7 @@ class LangServeRoutes:
         """Return what the chain asks its model, and the run's id; None where LangChain has to run the chain."""
         if self._known is None:
             return None, ""
+        config: Any
         if self._known.takes_anything and body.get("config") in (None, {}) and not _config_hash(request):
             config, value = {"run_id": new_id()}, body["input"]
         else:
