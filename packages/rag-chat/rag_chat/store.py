@@ -9,12 +9,14 @@ The client's calls block, so they run in threads: in one for a folder, which is 
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from qdrant_client import QdrantClient
@@ -289,6 +291,7 @@ class PassageStore:
                 return QdrantClient(
                     url=where.location, api_key=where.api_key, timeout=TIMEOUT, check_compatibility=False
                 )
+            _refuse_taken(Path(where.location))
             return QdrantClient(path=where.location, force_disable_check_same_thread=True)
 
     async def aclose(self) -> None:
@@ -297,6 +300,18 @@ class PassageStore:
         if client is not None:
             await asyncio.get_running_loop().run_in_executor(self._threads, client.close)
         self._threads.shutdown(wait=False)
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Look at the folder's lock first: a client that finds it taken leaves its own file open."""
+    with contextlib.suppress(FileNotFoundError), (folder / ".lock").open("r+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreUnavailable(
+                "The store of documents is open in another process.",
+                "A folder belongs to one process; several need a Qdrant server.",
+            ) from error
 
 
 @contextlib.contextmanager
@@ -311,13 +326,6 @@ def _named() -> Generator[None]:
     except (ResponseHandlingException, UnexpectedResponse, ApiException, OSError) as error:
         log.warning("the store of documents failed: %r", error)
         raise StoreUnavailable("The store of documents does not answer.", "Is it running? Nothing is lost.") from error
-    except RuntimeError as error:
-        if "already accessed" not in str(error):
-            raise
-        raise StoreUnavailable(
-            "The store of documents is open in another process.",
-            "A folder belongs to one process; several need a Qdrant server.",
-        ) from error
 
 
 def _match(**values: str) -> q.Filter:
