@@ -6,11 +6,11 @@ A name is an entry's id, for its chain, or ``id:raw``, for its engine without th
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chat_vllm import chat_prompt
 
-from app.chains import Chain, EngineAccess, build_chain, build_chat_model
+from app.chains import Chain, EngineAccess, build_chain, build_conversation_model
 from app.counting import CountingChat
 from app.engine_line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
@@ -133,8 +133,8 @@ def serve_model(spec: ModelSpec, chain: Chain | None, access: EngineAccess) -> S
     plain = spec.model_copy(update={"sampling": Sampling()})
     return ServedModel(
         spec,
-        chain=chain or _alone(build_chat_model(spec, access)),
-        bare=_alone(build_chat_model(plain, access)),
+        chain=chain or _alone(build_conversation_model(spec, access)),
+        bare=_alone(build_conversation_model(plain, access)),
         counter=_count(spec, access),
         line=EngineLine.to(spec, access),
     )
@@ -142,8 +142,8 @@ def serve_model(spec: ModelSpec, chain: Chain | None, access: EngineAccess) -> S
 
 def _count(spec: ModelSpec, access: EngineAccess) -> Chain:
     if spec.chain is not None:
-        return build_chain(spec, access, kind=CountingChat)
-    return _alone(build_chat_model(spec, access, kind=CountingChat))
+        return build_chain(spec, replace(access, memory=None), kind=CountingChat)
+    return _alone(build_conversation_model(spec, access, kind=CountingChat))
 
 
 def _alone(llm: Chain) -> Chain:

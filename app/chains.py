@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx2
-from chat_vllm import ChatVLLM, configurable
+from chat_vllm import ChatVLLM, ConfigurableChat, configurable
 from image_generation import Drawing, ImageLimits, ImageModel
 from image_generation.model import Keep
 from langchain_core.messages import BaseMessage
@@ -23,9 +23,12 @@ from app.connection import Connections
 from app.endpoint import BASE_URL, EndpointTransport
 from app.engine import Engine
 from app.images import ImageCheck
+from app.memory.chain import Habits, remembering
+from app.memory.counting import Counter
+from app.memory.turntaking import TurnTaking
 from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
+from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
 
@@ -39,6 +42,14 @@ NO_KEY = SecretStr("EMPTY")
 
 class ChainError(Exception):
     """A chain cannot be built: its package is missing, or does not build one."""
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """What chains need to remember conversations; ``ttl`` in seconds, 0: for ever."""
+
+    turns: TurnTaking
+    ttl: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,8 @@ class EngineAccess:
     """What every image passes on its way to a model."""
     keep: Keep | None = None
     """Keeps drawn pictures; returns where each can be seen."""
+    memory: Remembering | None = None
+    """With it, chains remember what is said in a session."""
     short: Connections | None = None
     """Connections for what is streamed; without them everything goes by ``connections``."""
     offers: Offers = field(default_factory=dict[str, Callable[[ModelSpec], Any]])
@@ -133,9 +146,25 @@ def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] =
     try:
         more = {name: offer(spec) for name, offer in access.offers.items() if name in asked}
         model = _build_model(spec, access, kind)
-        return build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables, **more)
+        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables, **more)
     except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
+    return _remember(chain, spec, spec.chain, access) if access.memory and spec.chain.memory.enabled else chain
+
+
+def _remember(chain: Chain, spec: ModelSpec, ref: ChainRef, access: EngineAccess) -> Chain:
+    """Return the chain with a memory, where it is one over messages."""
+    if access.memory is None:
+        return chain
+    habits = Habits(
+        spec.id,
+        summarises=ref.memory.when_full == "summarise",
+        ttl=(ref.memory.ttl_seconds or access.memory.ttl) or None,
+        max_tokens=spec.sampling.max_tokens,
+    )
+    llm = build_chat_model(spec, access)
+    counter = Counter(llm.model, limit=spec.limits.max_model_len)
+    return remembering(chain, llm, turns=access.memory.turns, counter=counter, habits=habits)
 
 
 def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) -> Any:
@@ -143,13 +172,17 @@ def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) ->
     match spec.task:
         case "image-generation":
             return build_image_model(spec, access)
-        case "vision-chat":
-            return build_vision_model(spec, access, kind=kind)
         case _:
-            return build_chat_model(spec, access, kind=kind)
+            return build_conversation_model(spec, access, kind=kind)
 
 
-def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+def build_conversation_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+    """Return the chat model of one entry; one that sees is behind the check of images."""
+    build = build_vision_model if spec.task == "vision-chat" else build_chat_model
+    return build(spec, access, kind=kind)
+
+
+def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> ConfigurableChat:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
@@ -184,14 +217,19 @@ def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
         base_url=BASE_URL,
         api_key=key,
         drawing=Drawing.model_validate(spec.drawing.model_dump()),
-        limits=ImageLimits(
-            pictures=spec.limits.max_images or access.limits.pictures,
-            pixels=spec.limits.max_pixels or access.limits.picture_pixels,
-            steps=access.limits.picture_steps,
-        ),
+        limits=image_limits(spec, access),
         keep=access.keep,
         timeout=access.timeout,
         http_async_client=access.client(spec.id),
+    )
+
+
+def image_limits(spec: ModelSpec, access: EngineAccess) -> ImageLimits:
+    """Return what one request may ask an image model for."""
+    return ImageLimits(
+        pictures=spec.limits.max_images or access.limits.pictures,
+        pixels=spec.limits.max_pixels or access.limits.picture_pixels,
+        steps=access.limits.picture_steps,
     )
 
 

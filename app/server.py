@@ -10,13 +10,14 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from app import status
+from app import sessions, status
 from app.allow_list import AllowList
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
     EngineAccess,
     Offers,
+    Remembering,
     build_chain,
     engine_timeout,
     open_connections,
@@ -30,8 +31,10 @@ from app.documents.spool import Spool
 from app.gallery import Gallery
 from app.guard import SecurityHeaders
 from app.images import ImageCheck, ImageFetcher
+from app.memory.store import Bounds, SessionStore, open_store
+from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
-from app.protocols import anthropic, langserve, openai
+from app.protocols import anthropic, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
@@ -40,12 +43,15 @@ from app.table import Launcher, ServerTable
 from app.tools.fetch import Fetcher, fetch_tool
 from app.tools.search import search_tool
 from app.tools.toolbox import Included, limits_of, tool_calling_of, toolbox_of
-from app.web import home, pictures
+from app.web import home, pictures, playground
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
 
 log = logging.getLogger(__name__)
+
+PROTOCOLS = (openai, anthropic, ollama, tgi)
+"""Those that answer for every model; LangServe's routes are made for each."""
 
 
 def create_app(
@@ -66,13 +72,15 @@ def create_app(
     Raises:
         RegistryError: ``models.json`` is wrong.
         ChainError: A chain cannot be built.
+        StoreError: The address of the conversations' store cannot be used.
     """
     registry = load_registry(settings.models)
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
-    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    images = ImageCheck(limits, ImageFetcher(AllowList(settings.image_hosts)))
+    store = open_sessions(settings)
     if connections is None and short is None:
         short = open_short_connections(settings)
     access = EngineAccess(
@@ -84,6 +92,7 @@ def create_app(
         limits=limits,
         images=images,
         keep=gallery.keep,
+        memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
     library = Library(settings, access)
     queue = IngestQueue(Spool(settings.data / "ingest"), library.ingest, settings.documents)
@@ -91,15 +100,16 @@ def create_app(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access, library, queue),
+        lifespan=lambda _app: run_in_background(table, access, store, library, queue),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
-    chats = ChatService(catalogue, table, settings, shutdown)
-    for router in (openai.create_router(chats), anthropic.create_router(chats)):
-        app.include_router(router)
+    chats = ChatService(catalogue, table, settings, shutdown, images)
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
     app.include_router(documents.create_router(library, queue, settings, shutdown))
+    app.include_router(sessions.create_router(store))
     app.add_middleware(SecurityHeaders)
     served = Served(app, settings, access, shutdown, catalogue=catalogue, library=library)
     install_handlers(app, lambda: table.models)
@@ -187,8 +197,10 @@ class Served:
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        bodies: dict[str, Bodies] = {}
-        for each in routes.values():
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
+        for model, each in routes.items():
+            if (spec := registry.get(model)) is not None:
+                app.include_router(playground.create_router(spec, self._access))
             app.include_router(each.router)
             bodies.update(each.bodies)
         app.openapi_schema = None
@@ -210,6 +222,17 @@ class Served:
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
+def open_sessions(settings: Settings) -> SessionStore:
+    """Return the store of conversations; it opens nothing before it is needed.
+
+    Raises:
+        StoreError: Its address cannot be used.
+    """
+    limits = settings.limits
+    address = settings.sessions_url.get_secret_value() if settings.sessions_url else None
+    return open_store(address, Bounds(limits.session_bytes, limits.sessions))
+
+
 def connect_launcher(settings: Settings) -> Launcher | None:
     """Return the client of the launcher's control socket; None where none is named."""
     if settings.control is None:
@@ -219,11 +242,12 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 @contextlib.asynccontextmanager
 async def run_in_background(
-    table: ServerTable, access: EngineAccess, library: Library, queue: IngestQueue
+    table: ServerTable, access: EngineAccess, store: SessionStore, library: Library, queue: IngestQueue
 ) -> AsyncGenerator[None]:
-    """Follow the launcher and ingest documents while the app runs; close store and connections after it."""
+    """Follow the launcher, sweep sessions and ingest documents while the app runs; close what it holds after it."""
     tasks = [
         asyncio.create_task(table.follow(), name="follow the launcher"),
+        asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
         asyncio.create_task(queue.run(), name="ingest documents"),
     ]
     try:
@@ -233,6 +257,7 @@ async def run_in_background(
             task.cancel()
         await asyncio.wait(tasks)
         await library.store.aclose()
+        await store.close()
         await access.aclose()
 
 
@@ -241,5 +266,6 @@ def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, 
     served = [spec for spec in registry.models if spec.id in chains]
     return [
         {"name": "status", "description": "The service and its models."},
+        {"name": "sessions", "description": "Conversations that the service remembers."},
         *({"name": spec.id, "description": langserve.describe_routes(spec)} for spec in served),
     ]

@@ -62,6 +62,10 @@ class Limits(BaseModel):
     """Requests that wait for one model to load; more get 503."""
     waiting_in_all: Count = 1024
     """Requests that wait for any model to load; more get 503."""
+    session_bytes: Count = 16 * 1024 * 1024
+    """Of one stored conversation; beyond it its oldest turns are deleted."""
+    sessions: Count = 10_000
+    """Conversations of one owner; beyond it those unused for longest are deleted."""
 
 
 class Documents(BaseModel):
@@ -131,7 +135,7 @@ class Settings(BaseSettings):
     """Hosts whose pages the tool `fetch` may read, with commas between: `example.org`, `*.example.org`, with `:PORT` if
     unusual. Empty: none."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts that images may be fetched from by address, over https, with commas between; ``.example.org`` stands for
+    """Hosts that images may be fetched from by address, over https, with commas between; ``*.example.org`` stands for
     every name below it. Empty: none."""
     pictures: Path | None = None
     """Where drawn pictures are kept; by default beside the launcher's control socket."""
@@ -146,6 +150,14 @@ class Settings(BaseSettings):
     """Seconds an engine may send nothing before the request is given up with 504."""
     engine_connections: Count = 1024
     """Requests under way to all engines together."""
+
+    sessions_url: SecretStr | None = None
+    """Where conversations are kept: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``. Without it they
+    last as long as the process; the launcher names a file."""
+    sessions_ttl: Seconds = 30 * 24 * 3600
+    """Seconds after its last turn that a conversation is kept, where its model's entry does not say; 0: for ever."""
+    sessions_wait: Seconds = 60
+    """Seconds that a request waits for others of its session before it gets 409."""
 
     @field_validator("image_hosts", "fetch_hosts", mode="before")
     @classmethod

@@ -48,7 +48,9 @@ def read_wish(body: bytes) -> tuple[int, int, int]:
 class Answer:
     """One stream under way."""
 
-    def __init__(self, transport: asyncio.Transport, model: str, seed: int, tokens: int, done: Callable[[], None]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, model: str, seed: int, tokens: int, done: Callable[[], None]
+    ) -> None:
         self.transport = transport
         self._done = done
         self._texts = text_of(seed, tokens)

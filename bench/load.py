@@ -4,6 +4,7 @@ What arrives is only stored while the clock runs; it is parsed and compared afte
 """
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -152,10 +153,11 @@ class Scenario:
     stream: bool = True
     within: float = 120.0
 
-    @property
-    def requests(self) -> int:
-        """In all."""
-        return self.callers * self.asks
+    def tell(self) -> str:
+        """Return it in words."""
+        kind = f"{self.tokens} tokens" + (f", one every {self.pace} ms" if self.pace else "")
+        how = "streamed" if self.stream else "in one piece"
+        return f"{self.callers} callers, {self.asks} requests each for {kind}, {how}"
 
 
 @dataclass
@@ -230,4 +232,4 @@ def _judge(outcome: Outcome, target: Target, scenario: Scenario, seed: int, answ
     outcome.tokens += len(expected)
     outcome.first.append(moments[0][0] - answer.began)
     times = [moment for moment, _ in moments]
-    outcome.gaps.extend(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    outcome.gaps.extend(later - earlier for earlier, later in itertools.pairwise(times))

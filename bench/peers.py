@@ -10,15 +10,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 from platformdirs import user_cache_path
 
 from bench.cpu import family, pin
-from bench.load import Target
+from bench.load import Scenario, Speaks, Target, run
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = user_cache_path("langserve-vllm") / "bench"
@@ -42,10 +43,9 @@ class Peer:
     name: str
     command: tuple[str, ...]
     installs: tuple[str, ...] | None = None
-    speaks: str = "openai"
+    speaks: Speaks = "openai"
     files: Mapping[str, str] | None = None
     environment: Mapping[str, str] | None = None
-    headers: Mapping[str, str] | None = None
     process: str = ""
 
 
@@ -53,16 +53,13 @@ def known() -> dict[str, Peer]:
     """Return every peer by its short name."""
     servers = ROOT / "bench" / "servers"
     small = ("uvicorn[standard]==0.54.0", "starlette==1.10.0")
-    project = {
-        "speaks": "langserve",
-        "command": (sys.executable, "-m", "vllm_launcher", "up", "--models", "{folder}/models.json", "--port", "{port}"),
-        "files": {"models.json": json.dumps(MODELS)},
-        "process": "-m app",
-    }
+    up = (sys.executable, "-m", "vllm_launcher", "up", "--models", "{folder}/models.json", "--port", "{port}")
+    models = {"models.json": json.dumps(MODELS)}
+    ours = Peer("this project", up, speaks="langserve", files=models, process="-m app")
     off = {"LANGSERVE_VLLM_FAST_PATH": "false"}
     return {
-        "ours": Peer("this project", **project),
-        "general": Peer("this project, general path", **project, environment=off),
+        "ours": ours,
+        "general": replace(ours, name="this project, general path", environment=off),
         "langserve": Peer(
             "plain LangServe (prompt, ChatOpenAI, parser)",
             ("{python}", str(servers / "langserve_plain.py"), "{port}", "{engine}"),
@@ -136,8 +133,10 @@ def make_environment(name: str, peer: Peer) -> Path | None:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     uv = str(Path(sys.executable).parent / "uv")
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)  # noqa: S603
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs], check=True)  # noqa: S603
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs], check=True
+    )
     stamp.write_text(wanted)
     return folder
 
@@ -155,9 +154,11 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int, others: list[i
         command = [part.format(**told) for part in peer.command]
         variables = {**os.environ, **(peer.environment or {}), "LANGSERVE_VLLM_RUN": f"{folder}/run"}
         with open_log(name) as log:
-            process = subprocess.Popen(command, env=variables, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)  # noqa: S603
+            process = subprocess.Popen(  # noqa: ASYNC220 -- no clock runs yet
+                command, env=variables, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
         try:
-            target = Target(port, peer.speaks, headers=peer.headers or {})  # type: ignore[arg-type]
+            target = Target(port, peer.speaks)
             await until_answering(process, target, name)
             pids = measured(process.pid, peer)
             pin([pid for pid in family(process.pid) if pid not in pids], others)
@@ -179,7 +180,7 @@ def _is_guard(pid: int) -> bool:
     return "guard" in " ".join(psutil.Process(pid).cmdline())
 
 
-def open_log(name: str):  # noqa: ANN201
+def open_log(name: str) -> BinaryIO:
     """Return the file that a peer's output goes to."""
     folder = ROOT / "artifacts" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,9 +189,8 @@ def open_log(name: str):  # noqa: ANN201
 
 async def until_answering(process: subprocess.Popen[bytes], target: Target, name: str) -> None:
     """Return when a stream comes through whole."""
-    from bench.load import Scenario, run  # noqa: PLC0415
 
-    async def only(work):  # noqa: ANN001, ANN202
+    async def only(work: Awaitable[None]) -> None:
         await work
 
     async with asyncio.timeout(START_WITHIN):
@@ -228,7 +228,7 @@ async def run_engine(core: int) -> AsyncGenerator[str]:
     """Start the stand-in engine and yield its URL."""
     port = free_port()
     command = [sys.executable, "-m", "bench.engine", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)  # noqa: S603
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)  # noqa: ASYNC220 -- no clock runs yet
     try:
         await until_answering(process, Target(port, "openai"), "engine")
         pin([process.pid], [core])

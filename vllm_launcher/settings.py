@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import AliasChoices, ByteSize, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     def downloads_dir(self) -> Path:
         """What was fetched on the way."""
         return self.cache / "downloads"
+
+    @property
+    def sessions_file(self) -> Path:
+        """Conversations, where no database is named: with this user's data, or in a run directory that was named."""
+        return (self.run or user_data_path("langserve-vllm")) / "sessions.db"
 
     @property
     def root(self) -> Path:

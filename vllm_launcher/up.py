@@ -188,7 +188,9 @@ def external(engine: object, settings: Settings) -> External | None:
 
 def app_child(models: Path, address: Address, settings: Settings, directory: RunDirectory) -> SupervisedChild:
     """The app, as one more supervised process."""
+    settings.sessions_file.parent.mkdir(parents=True, exist_ok=True)
     env = {
+        "LANGSERVE_VLLM_SESSIONS_URL": f"sqlite:///{settings.sessions_file.absolute()}",
         **settings.app_environment,
         "LANGSERVE_VLLM_MODELS": str(models.absolute()),
         "LANGSERVE_VLLM_CONTROL": str(directory.control_socket),

@@ -31,6 +31,7 @@ from app.chains import Chain
 from app.errors import InvalidInput, ModelNotReady, ServiceError, ShuttingDown, TooLarge, UnknownRoute
 from app.guard import Preferences, parse_preferences, read_json, while_wanted
 from app.images import ImageCheck
+from app.memory.chain import SESSION, RememberingChain
 from app.openapi import Bodies
 from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
 from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
@@ -91,7 +92,9 @@ class LangServeRoutes:
         self._limits = around.settings.limits
         self._body_limits = around.images.body_limits if self._sees is not None else self._limits
         self._input = cast("type[BaseModel]", chain.get_input_schema())
-        self._known = recognise(chain) if around.settings.fast_path else None
+        self._memory = chain if isinstance(chain, RememberingChain) else None
+        known = self._memory.chain if self._memory else chain
+        self._known = recognise(known) if around.settings.fast_path else None
         self._dumps = WellKnownLCSerializer().dumps
         self.handler: Any = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
 
@@ -206,6 +209,10 @@ class LangServeRoutes:
             return None, ""
         read = partial(self.handler._get_config_and_input, endpoint=endpoint)  # noqa: SLF001 -- pinned by a test
         config, value = await _call(read, request, body)
+        if self._memory is not None:
+            session, value = self._memory.session(value, config)
+            if session is not None:
+                return None, ""
         return await self._known.prepare(value, config), str(config["run_id"])
 
     async def _late(self, request: Request, start: HandlerCall, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
@@ -287,7 +294,9 @@ class LangServeRoutes:
             raise InvalidInput(f'The body is an object with the key "{key}".', param="body")
         if key not in body:
             raise InvalidInput(f'The body lacks the key "{key}".', param=key)
-        return cast("dict[str, Any]", body)
+        read = cast("dict[str, Any]", body)
+        session = request.path_params.get(SESSION)
+        return read if session is None else {**read, "config": _in_session(read.get("config"), session)}
 
     def _check_input(self, value: Any, *place: str | int) -> BaseModel:
         """Return the input as the chain will take it, or refuse it."""
@@ -345,6 +354,19 @@ def _below_config(problem: Any) -> Any:
     return {**said, "loc": ("config", *said["loc"])} if "configurable" in said["loc"][:1] else said
 
 
+def _in_session(config: Any, session: str) -> Any:
+    """Return a config, or a batch's list of them, that also names the session of the URL."""
+    if isinstance(config, list):
+        return [_in_session(each, session) for each in cast("list[Any]", config)]
+    if config is not None and not isinstance(config, dict):
+        return config  # langserve says what is wrong with it
+    told = cast("dict[str, Any]", config or {})
+    configurable = told.get("configurable") or {}
+    if not isinstance(configurable, dict):
+        return told
+    return {**told, "configurable": {**cast("dict[str, Any]", configurable), SESSION: session}}
+
+
 def _config_hash(request: Request) -> str:
     return request.path_params.get("config_hash", "")
 
@@ -389,7 +411,8 @@ def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelR
     """Return every route of one model.
 
     The set stands at ``/{id}``, once more at ``/{id}/chat`` for the chat playground (its page calls the routes beside
-    it) where that fits, and below each at ``c/{config_hash}`` for links that carry a configuration.
+    it) where that fits, and below each at ``c/{config_hash}`` for links that carry a configuration, and at
+    ``s/{session_id}`` for one conversation: its playgrounds go on with it.
     """
     router = APIRouter(tags=[spec.id])
     root = f"/{spec.id}"
@@ -401,6 +424,8 @@ def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelR
     for routes, prefix in sets:
         _add(router, routes, prefix, shown=routes is main)
         _add(router, routes, f"{prefix}/c/{{config_hash}}", shown=False)
+        if isinstance(chain, RememberingChain):
+            _add(router, routes, f"{prefix}/s/{{{SESSION}}}", shown=False)
     return ModelRoutes(router, main.bodies(root))
 
 

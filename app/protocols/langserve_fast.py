@@ -1,9 +1,9 @@
-"""LangServe's ``stream`` and ``invoke`` at the cost of a proxy, for the chains whose way is known: prompts, a chat
-model, perhaps a string parser.
+"""LangServe's ``stream`` and ``invoke`` at the cost of a proxy, for chains whose steps are known.
 
-The prompts and the chat model are LangChain's own and do what they always do, up to the request's body. What is left
-out is what LangChain does with each piece of the answer for callback handlers that are not there: tees, tasks, merged
-copies. docs/adr/0007 tells more; tests compare every byte with the general path's.
+Known are prompts, then a chat model, then perhaps a string parser. They are LangChain's own and do what they always do,
+up to the request's body. What is left out is what LangChain does with each piece of the answer for callback handlers
+that are not there: tees, tasks, merged copies. docs/adr/0014 tells more; tests compare every byte with the general
+path's.
 """
 
 import json
@@ -22,7 +22,7 @@ from langchain_core.outputs import ChatGeneration
 from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
-from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.base import RunnableBinding
 from langchain_core.utils.uuid import uuid7
 
 from app.protocols.sse import Event
@@ -63,9 +63,8 @@ class KnownChain:
         model, arguments = self.model, dict(self.arguments)
         if isinstance(model, ConfigurableChat):
             model, config = model.prepare(config)
-        if isinstance(model, RunnableBindingBase) and not model.config and not model.config_factories:
-            arguments.update(cast("Mapping[str, Any]", model.kwargs))
-            model = cast("Runnable[Any, Any]", model.bound)
+        model, added = _unbind(model)
+        arguments.update(added)
         arguments.pop("ls_structured_output_format", None)  # LangChain tells tracers of it, and takes it out too
         usual = type(model) is ChatVLLM and model.answers_short and not any(name in arguments for name in OPTIONS)
         return cast("ChatVLLM", model) if usual else None, arguments, config
@@ -96,10 +95,13 @@ def recognise(chain: Runnable[Any, Any]) -> KnownChain | None:
 def _unbind(runnable: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
     """Return what is below bindings that add nothing but arguments."""
     kwargs: dict[str, Any] = {}
-    while isinstance(runnable, RunnableBindingBase) and not runnable.config and not runnable.config_factories:
-        kwargs = {**cast("Mapping[str, Any]", runnable.kwargs), **kwargs}
-        runnable = cast("Runnable[Any, Any]", runnable.bound)
-    return runnable, kwargs
+    while type(runnable) is RunnableBinding:  # those that inherit from it do more: they try again, for example
+        binding = cast("Any", runnable)
+        if binding.config or binding.config_factories:
+            break
+        kwargs = {**binding.kwargs, **kwargs}
+        runnable = cast("Runnable[Any, Any]", binding.bound)
+    return cast("Runnable[Any, Any]", runnable), kwargs
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Asked:
         """Return the chain's output."""
         answer = await self.llm.ask(self.llm.whole_payload(self.prompt, **self.arguments))
         result = self.llm.read_answer(b"".join([piece async for piece in answer]))
-        generation = cast("ChatGeneration", result.generations[0])
+        generation = result.generations[0]
         message = generation.message
         message.id = message.id or f"{_run_id()}-0"
         message.response_metadata = {

@@ -1,6 +1,6 @@
-"""Streams pushed through: a piece of the engine's answer becomes frames of a client's stream in the callback it came in.
+"""Streams pushed through: a piece of an engine's answer becomes frames for a client in the callback it came in.
 
-No task, no queue and no future a piece. docs/adr/0007 says why, and on what it relies: ``send`` of an ASGI server is a
+No task, no queue and no future a piece. docs/adr/0014 says why, and on what it relies: ``send`` of an ASGI server is a
 coroutine that runs to its end at once unless the client reads slower than we write. So it is stepped by hand; where it
 does not end at once, a task finishes it, and meanwhile nothing is read from the engine.
 """
@@ -69,11 +69,12 @@ class Relay:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._begun
-            if self._error is not None and not self._renderer.begun:
-                raise self._error
         except BaseException:
             self.close()
             raise
+        if self._error is not None and not self._renderer.begun:
+            self.close()
+            raise self._error
 
     async def run(self, send: Send) -> None:
         """Send everything to the client; return at the end, or raise what ended the stream."""

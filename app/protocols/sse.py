@@ -79,12 +79,12 @@ class Piece(Event):
 
 def data(value: Any) -> Data:
     """Return an event without a name that carries ``value`` as JSON."""
-    return Data("data", json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return Data("data", json.dumps(value, separators=(",", ":")))
 
 
 def line(value: Any) -> Line:
     """Return ``value`` as a line of JSON."""
-    return Line("line", json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return Line("line", json.dumps(value, separators=(",", ":")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ import warnings
 
 import uvicorn
 from fastapi import FastAPI
+from langchain_core.messages import AnyMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_openai import ChatOpenAI
 from langserve import add_routes
 from pydantic import BaseModel
-from langchain_core.messages import AnyMessage
 
 warnings.simplefilter("ignore")
 PORT, URL = int(sys.argv[1]), sys.argv[2]
@@ -23,7 +23,10 @@ class ChatInput(BaseModel):
 
 
 prompt = ChatPromptTemplate.from_messages(
-    [("system", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"), MessagesPlaceholder("messages")]
+    [
+        ("system", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+        MessagesPlaceholder("messages"),
+    ]
 )
 llm = ChatOpenAI(model="smollm2", base_url=f"{URL}/v1", api_key="EMPTY", temperature=0.2, max_tokens=512)
 app = FastAPI()

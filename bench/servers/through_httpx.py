@@ -11,7 +11,9 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 PORT, URL = int(sys.argv[1]), sys.argv[2]
-client = httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=2000), trust_env=False)
+client = httpx.AsyncClient(
+    timeout=600, limits=httpx.Limits(max_connections=2000, max_keepalive_connections=20), trust_env=False
+)
 
 
 async def forward(request: Request) -> StreamingResponse:

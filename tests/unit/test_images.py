@@ -1,17 +1,19 @@
 """Every image a client gives is checked, and made what a model takes."""
 
 import base64
+import gzip
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import httpx2
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from PIL import Image
 
+from app.allow_list import AllowList
 from app.errors import CallerError, InvalidInput, Refused, TooLarge, meaning
 from app.images import ImageCheck, ImageFetcher
-from app.images.fetch import OutsideResolver, is_outside
 from app.settings import Limits
 from tests.unit.corpus import ADDRESSES, BAD, GOOD, animation, deep, encoded, halves, image_url, opened, sideways, uri
 from vllm_launcher.registry import Limits as ModelLimits
@@ -201,6 +203,9 @@ async def test_more_images_than_the_model_takes_are_refused(images: ImageCheck) 
 
 # --- by address ----------------------------------------------------------------------------
 
+OUTSIDE = "93.184.215.14"
+IMAGE = "https://images.example/a.png"
+
 
 class Names:
     """A resolver that answers as it is told, and notes what it is asked."""
@@ -209,78 +214,135 @@ class Names:
         self.asked: list[str] = []
         self._answers = list(answers)
 
-    async def __call__(self, host: str) -> list[str]:
+    async def __call__(self, host: str, port: int) -> list[str]:
         """The next answer."""
+        assert port == 443
         self.asked.append(host)
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+class World(httpx2.AsyncBaseTransport):
+    """Hosts that answer as they are told, and note what they are asked."""
+
+    def __init__(self, *answers: httpx2.Response) -> None:
+        self.asked: list[httpx2.Request] = []
+        self._answers = list(answers)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The next answer."""
+        self.asked.append(request)
+        return self._answers.pop(0)
+
+
+def picture() -> httpx2.Response:
+    """A host's answer with a picture."""
+    return httpx2.Response(200, headers={"Content-Type": "image/png"}, stream=Raw(GOOD["png"]))
+
+
+def leads_to(url: str) -> httpx2.Response:
+    """A redirect."""
+    return httpx2.Response(302, headers={"Location": url})
+
+
+async def fetched(world: World, names: Names, url: str = IMAGE, **limits: int) -> list[BaseMessage]:
+    """What the model gets for an address."""
+    images = ImageCheck(Limits(**limits), ImageFetcher(AllowList(("images.example",)), names, world))
+    try:
+        return await images.check_images(asks(image_url(url)), LIMITS)
+    finally:
+        images.close()
+
+
+async def test_an_image_of_an_allowed_host_is_fetched_and_checked() -> None:
+    """From the address that was looked up, with the host's own name and certificate."""
+    world = World(picture())
+    (message,) = await fetched(world, Names([OUTSIDE]))
+    content: Any = message.content
+    assert content[1]["image_url"]["url"] == PNG
+    assert world.asked[0].url.host == OUTSIDE
+    assert world.asked[0].headers["host"] == "images.example"
+    assert world.asked[0].extensions["sni_hostname"] == "images.example"
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
 async def test_an_address_that_is_not_allowed_is_not_even_looked_up(address: str) -> None:
     """Whatever it leads to."""
-    names = Names(["93.184.215.14"])
-    images = ImageCheck(Limits(), ImageFetcher(("images.example",), names))
-    with pytest.raises(InvalidInput):
-        await images.check_images(asks(image_url(address)), LIMITS)
+    names, world = Names([OUTSIDE]), World()
+    with pytest.raises(InvalidInput, match="not one that may be fetched"):
+        await fetched(world, names, address)
     assert names.asked == []
-    images.close()
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_a_redirect_is_checked_like_the_first_address(address: str) -> None:
+    """It leads nowhere that the first could not; a path alone stays on the host, which may then have no picture."""
+    world = World(leads_to(address), httpx2.Response(404))
+    with pytest.raises(CallerError):
+        await fetched(world, Names([OUTSIDE]))
+    assert all(request.headers["host"] == "images.example" for request in world.asked)
+
+
+async def test_a_redirect_to_an_allowed_address_is_followed() -> None:
+    """The name is looked up again, and checked again."""
+    names = Names([OUTSIDE])
+    (message,) = await fetched(World(leads_to("/b.png"), picture()), names)
+    assert message.content != ""
+    assert names.asked == ["images.example"] * 2
+
+
+async def test_redirects_come_to_an_end() -> None:
+    """After three."""
+    world = World(*[leads_to(IMAGE) for _ in range(9)])
+    with pytest.raises(Refused, match="could not be fetched"):
+        await fetched(world, Names([OUTSIDE]))
+    assert len(world.asked) == 4
+
+
+async def test_a_name_that_changes_its_address_gains_nothing() -> None:
+    """One look-up for each request: the address that was checked is the one that is asked (DNS rebinding)."""
+    names, world = Names([OUTSIDE], ["127.0.0.1"]), World(picture())
+    await fetched(world, names)
+    assert names.asked == ["images.example"]
+    assert world.asked[0].url.host == OUTSIDE
 
 
 @pytest.mark.parametrize(
     "addresses",
-    [
-        ["127.0.0.1"],
-        ["::1"],
-        ["0.0.0.0"],
-        ["169.254.169.254"],
-        ["10.1.2.3"],
-        ["172.16.0.1"],
-        ["192.168.1.1"],
-        ["100.64.0.1"],
-        ["224.0.0.1"],
-        ["fe80::1"],
-        ["fe80::1%eth0"],
-        ["fd00::1"],
-        ["::ffff:127.0.0.1"],
-        ["64:ff9b::7f00:1"],
-        ["2002:7f00:1::"],
-        ["93.184.215.14", "127.0.0.1"],
-        [],
-    ],
+    [["127.0.0.1"], ["169.254.169.254"], ["10.1.2.3"], ["::1"], ["fe80::1%eth0"], [OUTSIDE, "127.0.0.1"], []],
 )
 async def test_a_name_that_leads_inside_is_refused(addresses: list[str]) -> None:
-    """Even if only one of its addresses does; the error is the one for every address that is not allowed."""
-    images = ImageCheck(Limits(), ImageFetcher(("images.example",), Names(addresses)))
+    """Even if only one of its addresses does; nobody is asked."""
+    world = World(picture())
     with pytest.raises(InvalidInput, match="not one that may be fetched"):
-        await images.check_images(asks(image_url("https://images.example/a.png")), LIMITS)
-    images.close()
+        await fetched(world, Names(addresses))
+    assert world.asked == []
 
 
-async def test_the_connection_goes_to_the_address_that_was_checked() -> None:
-    """A name is looked up once: there is no second answer that could differ (DNS rebinding)."""
-    names = Names(["93.184.215.14"], ["127.0.0.1"])
-    found = await OutsideResolver(names, is_outside).resolve("images.example", 443)
-    assert [(entry["host"], entry["port"]) for entry in found] == [("93.184.215.14", 443)]
-    assert names.asked == ["images.example"]
+@pytest.mark.parametrize("answer", [httpx2.Response(404), httpx2.Response(500), httpx2.Response(204)])
+async def test_a_host_without_the_picture_is_told(answer: httpx2.Response) -> None:
+    """Without its own words."""
+    with pytest.raises(Refused, match="could not be fetched"):
+        await fetched(World(answer), Names([OUTSIDE]))
 
 
-@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"])
-def test_the_public_internet_is_outside(address: str) -> None:
-    """Also behind a translator."""
-    assert is_outside(address)
+async def test_what_is_fetched_is_bounded_and_never_unpacked() -> None:
+    """Neither a long file nor one that is short packed."""
+    long = httpx2.Response(200, stream=Raw(bytes(2000)))
+    with pytest.raises(TooLarge, match="1000 bytes"):
+        await fetched(World(long), Names([OUTSIDE]), image_bytes=1000)
+    packed = httpx2.Response(200, headers={"Content-Encoding": "gzip"}, stream=Raw(gzip.compress(GOOD["png"])))
+    with pytest.raises(InvalidInput, match="no image that can be read"):
+        await fetched(World(packed), Names([OUTSIDE]))
 
 
-async def test_a_host_that_cannot_be_reached_is_told() -> None:
-    """Without what went wrong on the way."""
+class Raw(httpx2.AsyncByteStream):
+    """A body as it travels."""
 
-    async def nobody(_: str) -> list[str]:
-        raise OSError("resolver at 10.0.0.53 timed out")
+    def __init__(self, data: bytes) -> None:
+        self._data = data
 
-    images = ImageCheck(Limits(), ImageFetcher(("images.example",), nobody))
-    with pytest.raises(Refused, match="could not be fetched") as caught:
-        await images.check_images(asks(image_url("https://images.example/a.png")), LIMITS)
-    assert "10.0.0.53" not in caught.value.message
-    images.close()
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._data
 
 
 def test_the_animations_are_animations() -> None:

