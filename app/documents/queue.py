@@ -81,6 +81,8 @@ class IngestQueue:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._changed = asyncio.Event()
         self._more = asyncio.Event()
+        self.opened = asyncio.Event()
+        """Set once what earlier processes left is known."""
         self._broken = False
         self._numbers = itertools.count()
         self.writing = asyncio.Lock()
@@ -124,6 +126,7 @@ class IngestQueue:
             QueueOfDocumentsFull: So many wait that one more is not taken.
         """
         limits = self._limits
+        await self.opened.wait()
         if self._broken:
             raise StoreUnavailable("Documents cannot be kept: the data folder cannot be written.")
         if len(file.content) > limits.file_bytes:
@@ -181,6 +184,7 @@ class IngestQueue:
         except (OSError, ValueError, TypeError) as error:
             self._broken = True
             log.error("documents cannot be ingested: %s", error)  # noqa: TRY400 -- the trace tells no more
+        self.opened.set()
         if self._waiting:
             log.info("%d documents still wait to be ingested", len(self._waiting))
 

@@ -87,7 +87,9 @@ class DocumentRoutes:
 
     async def jobs(self, request: Request) -> Response:
         """Follow what is on its way into a collection, as server-sent events."""
-        ids = [job.id for job in self.queue.jobs(collection_of(request)) if not job.ended]
+        collection = collection_of(request)
+        await self.queue.opened.wait()
+        ids = [job.id for job in self.queue.jobs(collection) if not job.ended]
         return self._events(ids)
 
     # --- writing ---------------------------------------------------------------------------

@@ -9,7 +9,6 @@ The client's calls block, so they run in threads: in one for a folder, which is 
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import uuid
 import warnings
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from filelock import FileLock, Timeout
 from qdrant_client import QdrantClient
 from qdrant_client import models as q
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
@@ -116,6 +116,7 @@ class PassageStore:
         threads = SERVER_THREADS if where.is_server else 1
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passages")
         self._opening = asyncio.Lock()
+        self._lock: FileLock | None = None
 
     def __repr__(self) -> str:
         return f"<PassageStore {'server' if self._where.is_server else self._where.location}>"
@@ -291,27 +292,31 @@ class PassageStore:
                 return QdrantClient(
                     url=where.location, api_key=where.api_key, timeout=TIMEOUT, check_compatibility=False
                 )
-            _refuse_taken(Path(where.location))
-            return QdrantClient(path=where.location, force_disable_check_same_thread=True)
+            return self._open_folder(Path(where.location))
+
+    def _open_folder(self, folder: Path) -> QdrantClient:
+        """Hold the folder by a lock of our own: the client has one too, and leaves it open where it fails."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FileLock(folder / ".process", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StoreUnavailable(
+                "The store of documents is open in another process.",
+                "A folder belongs to one process; several need a Qdrant server.",
+            ) from error
+        self._lock = lock
+        return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
 
     async def aclose(self) -> None:
         """Close it; calls under way are finished first."""
         client, self._client = self._client, None
         if client is not None:
             await asyncio.get_running_loop().run_in_executor(self._threads, client.close)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
         self._threads.shutdown(wait=False)
-
-
-def _refuse_taken(folder: Path) -> None:
-    """Look at the folder's lock first: a client that finds it taken leaves its own file open."""
-    with contextlib.suppress(FileNotFoundError), (folder / ".lock").open("r+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreUnavailable(
-                "The store of documents is open in another process.",
-                "A folder belongs to one process; several need a Qdrant server.",
-            ) from error
 
 
 @contextlib.contextmanager

@@ -88,13 +88,7 @@ def _bounded(value: Any) -> Number:
     return value
 
 
-EXAMPLES = [
-    {"question": "What is 3 + 5?", "arguments": {"expression": "3 + 5"}},
-    {"question": "How much is 7 * (2 - 4) / 3?", "arguments": {"expression": "7 * (2 - 4) / 3"}},
-]
-
-
-@tool(extras={"examples": EXAMPLES})
+@tool(extras={"examples": [{"question": "What is 3 + 5?", "arguments": {"expression": "3 + 5"}}]})
 def calculator(
     expression: Annotated[str, Field(max_length=CHARACTERS, description="For example 12 * (3 + 4).")],
 ) -> str:

@@ -67,7 +67,11 @@ class Budget(AgentMiddleware[State, None, Any]):
     async def aafter_model(self, state: State, runtime: Runtime[None]) -> dict[str, Any] | None:
         """Tell the model of calls whose arguments are no JSON: as they are, nobody could answer them."""
         last = state["messages"][-1]
-        if not isinstance(last, AIMessage) or not last.invalid_tool_calls:
+        if not isinstance(last, AIMessage):
+            return None
+        if last.tool_calls and last.response_metadata.get("finish_reason") == "length":
+            return _cut_off(last)
+        if not last.invalid_tool_calls:
             return None
         broken = [
             tool_call(name=each["name"] or "unknown", args={}, id=each["id"] or f"broken-{index}")
@@ -81,6 +85,15 @@ class Budget(AgentMiddleware[State, None, Any]):
         if last.tool_calls:  # those that are sound run
             return {"messages": [mended, *answers]}
         return {"messages": [mended, *answers], "jump_to": "model"}
+
+
+def _cut_off(last: AIMessage) -> dict[str, Any]:
+    """Call nothing with half of its arguments: LangChain completes them so that they parse."""
+    told = "It was not called: the call was cut off at max_tokens."
+    answers = [
+        ToolMessage(told, tool_call_id=each["id"], name=each["name"], status="error") for each in last.tool_calls
+    ]
+    return {"messages": answers, "jump_to": "model"}
 
 
 class BoundedTools(AgentMiddleware[State, None, Any]):

@@ -34,11 +34,13 @@ class Prompted(AgentMiddleware[State, None, Any]):
         after = since_question(request.messages)
         if any(isinstance(each, ToolMessage) for each in after):
             return await handler(request.override(messages=answerable(request.messages), tools=[], tool_choice=None))
-        system = "\n".join(filter(None, [request.system_prompt, "Tools:", *map(_described, tools)]))
+        begin = [each for each in request.messages[:1] if isinstance(each, SystemMessage)]
+        said = [request.system_prompt, *(each.text for each in begin), "Tools:", *map(_described, tools)]
+        turns = request.messages[len(begin) :]
         return await handler(
             request.override(
-                system_message=SystemMessage(system),
-                messages=[*examples(tools, _question(request.messages)), *request.messages],
+                system_message=SystemMessage("\n".join(filter(None, said))),
+                messages=[*examples(tools, _question(turns)), *turns],
                 tool_choice="required",
             )
         )
