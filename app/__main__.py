@@ -1,6 +1,7 @@
 """Run the app: ``python -m app``, with everything it needs in its environment (see ``app/settings.py``)."""
 
 import errno
+import gc
 import socket
 import sys
 import warnings
@@ -8,6 +9,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from app.certificate import read_pair
 from app.settings import Settings
 
 CANNOT_START = 3
@@ -24,6 +26,9 @@ def main() -> None:
     try:
         settings = Settings()
         listener = listen(settings.host, settings.port)
+        if settings.grpc_port:  # tried now, opened with the app
+            listen(settings.host, settings.grpc_port, named="GRPC_PORT").close()
+            read_pair(settings.grpc_certificate, settings.grpc_key)
     except (ValidationError, OSError) as error:
         give_up(error)
 
@@ -37,6 +42,8 @@ def main() -> None:
         app = create_app(settings)
     except (RegistryError, ChainError, StoreError) as error:
         give_up(error)
+    gc.collect()
+    gc.freeze()  # what is there now stays: to look it through again and again costs more than most requests
     run(app, settings, listener)
 
 
@@ -46,14 +53,14 @@ def give_up(error: Exception) -> NoReturn:
     sys.exit(CANNOT_START)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; an address that cannot be had is told in words."""
+def listen(host: str, port: int, named: str = "PORT") -> socket.socket:
+    """Return a listening socket; an address that cannot be had is told in words, with the setting it is named by."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise OSError(f"port {port} of {host} is taken; choose another with LANGSERVE_VLLM_PORT.") from error
+            raise OSError(f"port {port} of {host} is taken; choose another with LANGSERVE_VLLM_{named}.") from error
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}.") from error
 
 

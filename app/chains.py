@@ -5,7 +5,8 @@ second, whether its model does or not.
 """
 
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -25,11 +26,17 @@ from app.images import ImageCheck
 from app.memory.chain import Habits, remembering
 from app.memory.counting import Counter
 from app.memory.turntaking import TurnTaking
+from app.migration import MigratingTransport, OtherBackend, Shadows
 from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
 from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
+from vllm_launcher.registry.entries import Migration
 
 Chain = Runnable[Any, Any]
+
+Offers = Mapping[str, Callable[[ModelSpec], Any]]
+"""What a package may ask for beside its model, by the name of a parameter of its ``build_chain``; made for its entry.
+What makes it raises ValueError where the entry does not say what it needs."""
 
 NO_KEY = SecretStr("EMPTY")
 """What the openai SDK sends where no key is asked for."""
@@ -66,25 +73,44 @@ class EngineAccess:
     """What every image passes on its way to a model."""
     keep: Keep | None = None
     """Keeps drawn pictures; returns where each can be seen."""
+    shadows: Shadows | None = None
+    """Runs the copies of requests to models that move between two backends; without it none moves."""
     memory: Remembering | None = None
     """With it, chains remember what is said in a session."""
     short: Connections | None = None
     """Connections for what is streamed; without them everything goes by ``connections``."""
+    offers: Offers = field(default_factory=dict[str, Callable[[ModelSpec], Any]])
+    """What packages may ask for beside their model."""
 
     async def aclose(self) -> None:
-        """End every connection."""
+        """End every copy of a request, and every connection."""
+        if self.shadows is not None:
+            await self.shadows.aclose()
         await self.connections.aclose()
         if self.short is not None:
             await self.short.aclose()
 
     def engine(self, model: str) -> Engine | None:
-        """Return the short way to the ready server of ``model``."""
-        return None if self.short is None else Engine(model, self.table, self.short, wait=self.wait)
+        """Return the short way to the ready server of ``model``; a model that moves has none."""
+        return (
+            None
+            if self.short is None or self._migration(model)
+            else Engine(model, self.table, self.short, wait=self.wait)
+        )
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
-        transport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
+        transport: httpx2.AsyncBaseTransport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
+        migration = self._migration(model)
+        if migration is not None and self.shadows is not None:
+            key = read_secret(migration.api_key_env) if migration.api_key_env else None
+            other = OtherBackend(migration, key, self.connections)
+            transport = MigratingTransport(model, transport, other, self.shadows)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
+
+    def _migration(self, model: str) -> Migration | None:
+        spec = self.registry.get(model) if self.registry else None
+        return spec.migration if spec else None
 
     def credentials(self, spec: ModelSpec) -> tuple[str, SecretStr]:
         """Return the name and the key an engine knows the model and us by."""
@@ -135,9 +161,11 @@ def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] =
     if spec.chain is None:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
+    asked = inspect.signature(build).parameters
     try:
+        more = {name: offer(spec) for name, offer in access.offers.items() if name in asked}
         model = _build_model(spec, access, kind)
-        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
+        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables, **more)
     except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
     return _remember(chain, spec, spec.chain, access) if access.memory and spec.chain.memory.enabled else chain

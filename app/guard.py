@@ -33,12 +33,21 @@ async def read_json(request: Request, limits: Limits) -> Any:
         TooSlow: It took longer than ``limits.body_seconds``.
         InvalidInput: No JSON (with line and column), or JSON that cannot be passed on.
     """
+    return parse_json(await read_body(request, limits), limits.json_depth)
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """Return the body of ``request`` as it came.
+
+    Raises:
+        TooLarge: More than ``limits.body_bytes``; told before the rest has arrived.
+        TooSlow: It took longer than ``limits.body_seconds``.
+    """
     try:
         async with asyncio.timeout(limits.body_seconds):
-            body = await _read_body(request, limits.body_bytes)
+            return await _read_body(request, limits.body_bytes)
     except TimeoutError as error:
         raise TooSlow(f"The body did not arrive within {limits.body_seconds:g} s.") from error
-    return parse_json(body, limits.json_depth)
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Container
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -16,6 +18,7 @@ from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
     EngineAccess,
+    Offers,
     Remembering,
     build_chain,
     engine_timeout,
@@ -23,18 +26,27 @@ from app.chains import (
     open_short_connections,
 )
 from app.connection import Connections
+from app.documents import routes as documents
+from app.documents.library import Library
+from app.documents.queue import IngestQueue
+from app.documents.spool import Spool
 from app.gallery import Gallery
+from app.grpc_server import GrpcServices, serve_grpc
 from app.guard import SecurityHeaders
 from app.images import ImageCheck, ImageFetcher
 from app.memory.store import Bounds, SessionStore, open_store
 from app.memory.turntaking import TurnTaking
+from app.migration import Shadows
 from app.openapi import Bodies, describe_bodies
-from app.protocols import anthropic, langserve, ollama, openai, tgi
+from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
+from app.tools.fetch import Fetcher, fetch_tool
+from app.tools.search import search_tool
+from app.tools.toolbox import Included, limits_of, tool_calling_of, toolbox_of
 from app.web import home, pictures, playground
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
@@ -42,7 +54,11 @@ from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_regi
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS = (openai, anthropic, ollama, tgi)
+Works = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
+"""What runs beside the requests, by a name for people."""
+Closers = Sequence[Callable[[], Awaitable[None]]]
+
+PROTOCOLS = (openai, anthropic, ollama, tgi, kserve)
 """Those that answer for every model; LangServe's routes are made for each."""
 
 
@@ -84,23 +100,35 @@ def create_app(
         limits=limits,
         images=images,
         keep=gallery.keep,
+        shadows=Shadows(limits.shadows, settings.engine_silence),
         memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
+    library = Library(settings, access)
+    queue = IngestQueue(Spool(settings.data / "ingest"), library.ingest, settings.documents)
+    works: Works = {
+        "follow the launcher": table.follow,
+        "sweep sessions": partial(sessions.sweep, store),
+        "ingest documents": queue.run,
+    }
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access, store),
+        lifespan=lambda _app: run_in_background(
+            works, serve_grpc(settings, services), (store.close, library.store.aclose, access.aclose)
+        ),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown, images)
+    services = app.state.grpc = GrpcServices(chats, shutdown)
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
     app.include_router(sessions.create_router(store))
+    app.include_router(documents.create_router(library, queue, settings, shutdown))
     app.add_middleware(SecurityHeaders)
-    served = Served(app, settings, access, shutdown, catalogue)
+    served = Served(app, settings, access, shutdown, catalogue=catalogue, library=library)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
     table.on_generation = served.refresh
@@ -121,14 +149,22 @@ class Served:
     Requests under way keep the routes they came in by; chains of entries that are the same are kept.
     """
 
-    def __init__(
-        self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown, catalogue: Catalogue
+    def __init__(  # noqa: PLR0913 -- the composition root names them
+        self,
+        app: FastAPI,
+        settings: Settings,
+        access: EngineAccess,
+        shutdown: Shutdown,
+        *,
+        catalogue: Catalogue,
+        library: Library,
     ) -> None:
         self._app = app
         self._settings = settings
         self._access = access
         self._shutdown = shutdown
         self._catalogue = catalogue
+        self._library = library
         self._fixed = list(app.router.routes)
         self._plain_openapi = app.openapi
         self._registry: Registry | None = None
@@ -140,7 +176,18 @@ class Served:
         Raises:
             ChainError: A chain cannot be built.
         """
-        access = replace(self._access, registry=registry)
+        self._library.use(registry)
+        included: Included = {
+            "fetch": lambda _spec: fetch_tool(Fetcher(AllowList(self._settings.fetch_hosts))),
+            "search_documents": lambda spec: search_tool(self._library.retriever(spec)),
+        }
+        offers: Offers = {
+            "retriever": self._library.retriever,
+            "tools": lambda spec: toolbox_of(spec, included),
+            "limits": limits_of,
+            "tool_calling": tool_calling_of,
+        }
+        access = replace(self._access, registry=registry, offers=offers)
         return {
             spec.id: self._built[spec.id] if self._is_same(spec, registry) else self._build(spec, access)
             for spec in registry.models
@@ -163,16 +210,18 @@ class Served:
         self._registry, self._built = registry, built
         table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         self._catalogue.replace(each.served for each in built.values())
-        app.router.routes[:] = self._fixed
-        app.include_router(home.create_router(registry, table))
-        app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
-        app.include_router(prompts.create_router(registry, self._access, self._settings))
+        app.router.routes.clear()
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
-        for model, each in routes.items():
+        for model, each in routes.items():  # first: routes are looked through in their order, for every request
             if (spec := registry.get(model)) is not None:
                 app.include_router(playground.create_router(spec, self._access))
             app.include_router(each.router)
+        app.router.routes.extend(self._fixed)
+        app.include_router(home.create_router(registry, table))
+        app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        app.include_router(prompts.create_router(registry, self._access, self._settings))
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
+        for each in routes.values():
             bodies.update(each.bodies)
         app.openapi_schema = None
         app.openapi_tags = describe_tags(registry, routes)
@@ -212,20 +261,20 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, access: EngineAccess, store: SessionStore) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close what leads to engines and the database after it."""
-    tasks = [
-        asyncio.create_task(table.follow(), name="follow the launcher"),
-        asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
-    ]
+async def run_in_background(
+    works: Works, grpc_server: AbstractAsyncContextManager[Any], closers: Closers
+) -> AsyncGenerator[None]:
+    """Run what has to go on while the app does, gRPC among it, and close what is open after it."""
+    tasks = [asyncio.create_task(work(), name=name) for name, work in works.items()]
     try:
-        yield
+        async with grpc_server:
+            yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await store.close()
-        await access.aclose()
+        for close in closers:
+            await close()
 
 
 def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, Any]]:

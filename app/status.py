@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -37,12 +37,7 @@ def create_router(registry: Registry, table: ServerTable, settings: Settings, sh
 
         A model that this machine cannot serve is not waited for.
         """
-        waiting = [
-            described
-            for spec, described in zip(registry.models, list_models(registry, table), strict=True)
-            if spec.load == "startup"
-            and not is_settled(table.server(spec.id), been_ready=table.has_been_ready(spec.id))
-        ]
+        waiting = describe_waiting(registry.models, table)
         if not waiting:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "models": waiting}, 503, {"Retry-After": "5"})
@@ -65,6 +60,16 @@ def create_router(registry: Registry, table: ServerTable, settings: Settings, sh
 
     _ = health, ready, models, events  # registered by their decorators
     return router
+
+
+def describe_waiting(models: Sequence[ModelSpec], table: ServerTable) -> list[dict[str, Any]]:
+    """Return those models of the start that somebody still has to wait for."""
+    reachable = table.snapshot() is not None
+    return [
+        _describe(spec, table.server(spec.id), reachable=reachable)
+        for spec in models
+        if spec.load == "startup" and not is_settled(table.server(spec.id), been_ready=table.has_been_ready(spec.id))
+    ]
 
 
 def list_models(registry: Registry, table: ServerTable) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
+from app.protocols.relay import DirectSend
 from app.settings import Settings
 from app.shutdown import Shutdown
 
@@ -30,7 +31,7 @@ class Server(uvicorn.Server):
 def run(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     """Serve ``app`` on ``listener`` until SIGTERM or SIGINT."""
     config = uvicorn.Config(
-        app,
+        DirectSend(app),
         loop="uvloop",
         http="httptools",
         ws="none",

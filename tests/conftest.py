@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from tests.product import READY_WITHIN, engine_url, read_metrics, started
-from tests.surroundings import ARTIFACTS, running_product
+from tests.surroundings import ARTIFACTS, missing, running_product
 
 
 class Served(Protocol):
@@ -17,6 +17,11 @@ class Served(Protocol):
     @property
     def url(self) -> str:
         """Of the app, without a trailing slash."""
+        ...
+
+    @property
+    def grpc(self) -> str:
+        """Where the app serves gRPC: host and port."""
         ...
 
     @property
@@ -39,6 +44,12 @@ class Running:
 
     url: str
     run_dir: Path
+    grpc_address: str | None = None
+
+    @property
+    def grpc(self) -> str:
+        """Where its app serves gRPC: host and port."""
+        return self.grpc_address or missing("gRPC of the running product (LANGSERVE_VLLM_TEST_GRPC)")
 
     @property
     def engine_url(self) -> str:

@@ -57,6 +57,8 @@ class Product:
     log: Path
     process: subprocess.Popen[bytes]
     mark: str
+    grpc: str = ""
+    """Where the app serves gRPC: host and port."""
     seen: dict[int, psutil.Process] = field(default_factory=dict[int, psutil.Process])
 
     @property
@@ -142,10 +144,11 @@ def start(
     run_dir: Path, log: Path, *, models: Path = ROOT / "models.json", env: Mapping[str, str] = MappingProxyType({})
 ) -> Product:
     """Start a product on a free port, with a run directory of its own and the user's caches; returns at once."""
-    mark, port = uuid.uuid4().hex, free_port()
+    mark, port, grpc_port = uuid.uuid4().hex, free_port(), free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)  # another session may still write to the old one
     command = [sys.executable, "-m", "vllm_launcher", "up", "--models", str(models), "--port", str(port)]
+    command += ["--grpc-port", str(grpc_port)]
     command.append("--exit-with-parent")  # a session of tests that is killed leaves nothing running
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -157,7 +160,8 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Product(url=f"http://127.0.0.1:{port}", run_dir=run_dir, log=log, process=process, mark=mark)
+    url, grpc = f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}"
+    return Product(url=url, run_dir=run_dir, log=log, process=process, mark=mark, grpc=grpc)
 
 
 def only(folder: Path, *models: str, **changes: Any) -> Path:

@@ -33,15 +33,16 @@ def environment(**changes: str) -> dict[str, str]:
     return {**_ENVIRONMENT, **changes}
 
 
-def running_product() -> tuple[str, Path] | None:
-    """The app's URL and the run directory of a product a developer keeps running, so that a test starts none.
+def running_product() -> tuple[str, Path, str | None] | None:
+    """The app's URL, run directory and gRPC address of a product a developer keeps running, so that a test starts none.
 
-    Set LANGSERVE_VLLM_TEST_URL and LANGSERVE_VLLM_TEST_RUN. CI always starts its own.
+    Set LANGSERVE_VLLM_TEST_URL, LANGSERVE_VLLM_TEST_RUN and, if it has one, LANGSERVE_VLLM_TEST_GRPC (host and port).
+    CI always starts its own.
     """
     url, run_dir = _ENVIRONMENT.get("LANGSERVE_VLLM_TEST_URL"), _ENVIRONMENT.get("LANGSERVE_VLLM_TEST_RUN")
     if in_ci() or not url or not run_dir:
         return None
-    return url.rstrip("/"), Path(run_dir)
+    return url.rstrip("/"), Path(run_dir), _ENVIRONMENT.get("LANGSERVE_VLLM_TEST_GRPC")
 
 
 def browser() -> Path:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from vllm_launcher import __version__, doctor, verbs, view
+from vllm_launcher import __version__, doctor, ingest, verbs, view
 from vllm_launcher.command import ROUTER_ENGINE
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.errors import InvalidModels, LauncherError, LauncherGone
@@ -68,6 +68,7 @@ def up(  # noqa: PLR0913 - options
     *,
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the app's gRPC; 0: none.")] = 0,
     app: Annotated[bool, typer.Option(help="Start the app in front of the servers.")] = True,
     as_json: AsJson = False,
     with_parent: WithParent = False,
@@ -77,7 +78,7 @@ def up(  # noqa: PLR0913 - options
         exit_with_parent()
     hardware = detect()
     project = read_models(models, hardware)
-    address = Address(host, port) if app else None
+    address = Address(host, port, grpc_port or None) if app else None
     follow = print_each if as_json else None
     run(serve_project(project, settings(), hardware=hardware, address=address, console=out, follow=follow))
 
@@ -224,6 +225,31 @@ def reload(*, as_json: AsJson = False) -> None:
         typer.echo(now.model_dump_json(indent=2))
     else:
         view.show(now, out)
+
+
+@cli.command(name="ingest")
+def ingest_documents(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders with all in them.")],
+    *,
+    collection: Annotated[str, typer.Option(help="Where chains look for them.")] = "docs",
+    url: Annotated[str, typer.Option(help="Of the running app.")] = "http://127.0.0.1:8000",
+    key: Annotated[
+        str | None, typer.Option(envvar=f"{PREFIX}API_KEY", help="An API key, where one is asked for.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have the running app read documents, for chains that answer from them; only what changed is embedded."""
+    console = err if as_json else out
+    try:
+        files = ingest.files_in(paths, Path.cwd())
+    except LauncherError as error:
+        give_up(error, MISUNDERSTOOD)
+    outcome = run(ingest.ingest(ingest.App(url, key), collection, files, console))
+    if as_json:
+        print_json([outcome])
+    else:
+        out.print(f"{outcome.ingested} ingested, {outcome.unchanged} unchanged, {len(outcome.failed)} failed")
+    raise typer.Exit(FAILED if outcome.failed else 0)
 
 
 @cli.command()

@@ -47,6 +47,13 @@ class Address:
 
     host: str
     port: int
+    grpc_port: int | None = None
+    """Where it serves gRPC; None: nowhere."""
+
+    @property
+    def ports(self) -> list[int]:
+        """Every port it listens on."""
+        return [self.port, *([self.grpc_port] if self.grpc_port else [])]
 
     @property
     def url(self) -> str:
@@ -71,7 +78,8 @@ async def up(  # noqa: PLR0913 - the command line names them
         LauncherError: the port is taken, another launcher runs here, or the app cannot be kept running.
     """
     if address is not None:
-        await service.check_port_free(address.host, address.port)
+        for port in address.ports:
+            await service.check_port_free(address.host, port)
     with contextlib.closing(RunDirectory.open(settings.run_dir)) as directory:
         stop = service.stop_signals()
         run = directory.path
@@ -81,7 +89,7 @@ async def up(  # noqa: PLR0913 - the command line names them
             prepare=preparation,
             spawn=directory.spawn,
             health=HttpHealth(),
-            ports=PortTable(reserved=[address.port] if address else []),
+            ports=PortTable(reserved=address.ports if address else []),
             capacity=project.plan.capacity,
             desired=run / "desired.json",
         )
@@ -116,6 +124,8 @@ async def show(launcher: Launcher, address: Address | None, console: Console) ->
     if address is not None:
         told = f"[bold]{address.url}[/]  home page, playgrounds, REST ([dim]{address.url}/docs[/])"
         console.print(told, soft_wrap=True)
+        if address.grpc_port:
+            console.print(f"[bold]{address.host}:{address.grpc_port}[/]  gRPC", soft_wrap=True)
     await view.follow(launcher.events(), console)
 
 
@@ -196,6 +206,7 @@ def app_child(models: Path, address: Address, settings: Settings, directory: Run
         "LANGSERVE_VLLM_CONTROL": str(directory.control_socket),
         "LANGSERVE_VLLM_HOST": address.host,
         "LANGSERVE_VLLM_PORT": str(address.port),
+        **({"LANGSERVE_VLLM_GRPC_PORT": str(address.grpc_port)} if address.grpc_port else {}),
     }
     launch = Launch(argv=(sys.executable, "-m", "app"), env=env, cwd=settings.root)
     return SupervisedChild("app", launch, spawn=directory.spawn)

@@ -36,6 +36,7 @@ from app.memory.store import Held, SessionName, Turn
 from app.memory.summary import TOKENS, summarise, with_summary
 from app.memory.turntaking import TurnTaking
 from app.owner import current_owner
+from app.session import current_session
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +221,7 @@ class RememberingChain(Runnable[Any, Any]):
             raise InvalidInput(
                 "A session_id is 1 to 128 letters, digits or . _ : @ - characters.", param=SESSION
             ) from None
+        current_session.set(asked)
         return SessionName(current_owner.get(), self.habits.model, asked), rest
 
     # --- recalling ---------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from app.images.blocks import find_images
 from app.protocols.chat_request import ChatRequest
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
+from app.session import current_session
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import ServerTable
@@ -80,6 +81,7 @@ class ChatService:
     async def _accept(self, request: ChatRequest) -> tuple[Choice, ChatRequest]:
         """Return a question that can be answered, and its model, ready."""
         choice = self.check(request)
+        current_session.set(request.session)
         if request.messages:
             request = replace(request, messages=await self.look_at(choice, request.messages))
         await self.ensure_ready(choice, request.wait)

@@ -7,6 +7,7 @@ OpenAI    ``{"error": {"message", "type", "param", "code"}}``       ``/v1/``
 Anthropic ``{"type": "error", "error": {"type", "message"}}``       ``/v1/messages``
 Ollama    ``{"error": "..."}``                                      ``/api/``
 TGI       ``{"error": "...", "error_type": "..."}``                 ``/generate``, ``/models/{id}``
+KServe    ``{"error": "...", "type", "hint", "param"}``             ``/v2``
 our own   ``{"error": {...}, "message"}`` (``app/responses.py``)    everything else
 ========= ========================================================= ====================================
 
@@ -101,6 +102,11 @@ def render_tgi(error: ServiceError) -> tuple[int, dict[str, Any]]:
     return row.plain, {"error": sentence(error), "error_type": row.tgi}
 
 
+def render_kserve(error: ServiceError) -> tuple[int, dict[str, Any]]:
+    """The Open Inference Protocol's, which Triton's clients read, and beside it what else is known."""
+    return native(error).plain, {**describe(error), "error": sentence(error)}
+
+
 def render_own(error: ServiceError) -> tuple[int, dict[str, Any]]:
     """LangServe's and the pages': everything that is known, and the message at the top once more."""
     return meaning(error).status, {"error": describe(error), "message": error.message}
@@ -110,6 +116,7 @@ PREFIXES: tuple[tuple[str, Shape], ...] = (
     ("/v1/messages", render_anthropic),
     ("/v1/", render_openai),
     ("/api/", render_ollama),
+    ("/v2", render_kserve),
     ("/generate", render_tgi),
     ("/models/", render_tgi),
 )

@@ -182,7 +182,7 @@ async def drain(events: AsyncIterator[Any]) -> None:
 
 
 async def test_an_answer_follows_a_schema_of_the_config(chain: Any) -> None:
-    """vLLM holds it to the schema while it samples, whatever a small model would rather say."""
+    """The engine holds it to the schema while it samples, whatever a small model would rather say."""
     schema = {
         "title": "capital",
         "type": "object",

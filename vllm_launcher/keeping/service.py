@@ -79,7 +79,7 @@ async def check_port_free(host: str, port: int) -> None:
         owner = await asyncio.to_thread(_listener, port)
         raise PortTaken(
             f"{host}:{port} cannot be listened on{f': {owner} does already' if owner else f' ({error.strerror})'}.",
-            "Choose another with --port, or stop that program.",
+            "Choose another with --port (gRPC: --grpc-port), or stop that program.",
         ) from error
     server.close()
     await server.wait_closed()

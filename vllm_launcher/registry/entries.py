@@ -221,6 +221,11 @@ class ChainRef(Entry):
     mcp_servers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], McpServer] = Field(
         default_factory=dict[str, McpServer], description="MCP servers whose tools the chain may call, by name."
     )
+    tool_calling: Literal["native", "prompted"] = Field(
+        "native",
+        description="native: the model's chat template knows tools. prompted: it does not; tools are shown by example, "
+        "and called in one round.",
+    )
     limits: RunLimits = Field(default_factory=RunLimits)
 
 
@@ -260,6 +265,24 @@ class Limits(Entry):
     max_num_seqs: Annotated[int, Field(ge=1, description="Requests computed at once.")] | None = None
     max_images: Annotated[int, Field(ge=0, description="Images in one request, given or asked for.")] | None = None
     max_pixels: Annotated[int, Field(ge=1, description="Pixels of one image, given or asked for.")] | None = None
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Migration(Entry):
+    """Another backend of the same model, while it moves: the server before this one, or any OpenAI-compatible URL."""
+
+    url: str = Field(pattern=r"^https?://[^\s/]+", description="Its base URL including /v1.")
+    model: Text | None = Field(None, description="The model's name over there; the engine's if absent.")
+    api_key_env: str | None = Field(
+        None, pattern=VARIABLE_PATTERN, description="Environment variable that holds its key."
+    )
+    share: Share = Field(0.0, description="Part of the requests that it answers, 0 to 1; a session keeps its backend.")
+    shadow: Share = Field(
+        0.0, description="Part of the requests of which a copy goes to the backend that does not answer, 0 to 1."
+    )
+    vllm_fields: bool = Field(default=True, description="Send it vLLM's own fields too, such as top_k.")
 
 
 class Residency(Entry):
@@ -319,6 +342,7 @@ class ModelSpec(Entry):
         "startup", description="startup: fetched and started at once. on-demand: at the first request."
     )
     residency: Residency = Field(default_factory=Residency)
+    migration: Migration | None = Field(None, description="Another backend beside the engine, while the model moves.")
     replicas: int = Field(1, ge=1, le=64, description="Servers of this model; requests are balanced over them.")
     balance: Balance = Field(
         "load",

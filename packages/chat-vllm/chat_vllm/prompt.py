@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, merge_message_runs
+from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel
@@ -22,6 +23,10 @@ class ChatPrompt(ChatPromptTemplate):
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The input that a chain with this prompt in front declares."""
         return ChatInput
+
+    async def ask(self, input_: Any) -> PromptValue:
+        """As ``ainvoke``, for a run that no callback handler is told of."""
+        return await self.aformat_prompt(**self._validate_input(input_))
 
     @override
     def _validate_input(self, inner_input: Any) -> dict[str, Any]:

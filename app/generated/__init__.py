@@ -1,0 +1,1 @@
+"""Made from proto/ by ``make proto``; not edited. ``pool.py`` alone is written by hand."""

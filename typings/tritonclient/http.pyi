@@ -1,0 +1,5 @@
+from typing import Any
+
+InferenceServerClient: Any
+InferInput: Any
+InferRequestedOutput: Any
