@@ -430,7 +430,9 @@ def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelR
         _add(router, routes, prefix, shown=routes is main)
         _add(router, routes, f"{prefix}/c/{{config_hash}}", shown=False)
         if isinstance(chain, RememberingChain):
-            _add(router, routes, f"{prefix}/s/{{{SESSION}}}", shown=False)
+            session = f"{prefix}/s/{{{SESSION}}}"
+            _add(router, routes, session, shown=False)
+            _add(router, routes, f"{session}/c/{{config_hash}}", shown=False)
     return ModelRoutes(router, main.bodies(root))
 
 

@@ -1,6 +1,7 @@
 """LangServe's two playgrounds in a real browser, answered by the real model: type, send, see tokens arrive."""
 
 import re
+import uuid
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,3 +64,23 @@ async def test_the_chat_playground_shows_tokens_as_they_come(page: Page, screens
     assert QUESTION in await page.inner_text("body")
     assert is_one_text_growing(texts)
     assert len(texts[-1].split()) >= 5
+
+
+async def test_the_chat_playground_goes_on_with_a_conversation(page: Page, screenshots: Path) -> None:
+    """At a session's address the model is asked with what was said before, though the page was opened anew."""
+    session = f"browser-{uuid.uuid4().hex}"
+    for turn, said in enumerate(("Hello!", "Say yes.")):
+        await page.goto(f"smollm2/chat/s/{session}/playground/", wait_until="networkidle")
+        box = page.get_by_placeholder("Send a message...")
+        await box.press_sequentially(said)
+        await box.press("Enter")
+
+        async def stored() -> int:
+            answer = await page.request.get(f"sessions/smollm2/{session}")
+            return len((await answer.json()).get("messages", ()))
+
+        await eventually(stored, lambda count, turn=turn: count == 2 * turn + 2, within=90)
+    await page.screenshot(path=screenshots / "chat-playground-session.png")
+    messages = (await (await page.request.get(f"sessions/smollm2/{session}")).json())["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+    assert messages[2]["content"] == "Say yes."

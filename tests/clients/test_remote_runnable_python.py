@@ -1,7 +1,9 @@
 """LangServe's own Python client, unmodified, gets from this server what it gets from any LangServe, and more."""
 
 import asyncio
+import json
 import time
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -177,3 +179,27 @@ async def drain(events: AsyncIterator[Any]) -> None:
     """Read to the end."""
     async for _ in events:
         pass
+
+
+async def test_an_answer_follows_a_schema_of_the_config(chain: Any) -> None:
+    """The engine holds it to the schema while it samples, whatever a small model would rather say."""
+    schema = {
+        "title": "capital",
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "river": {"type": "boolean"}},
+        "required": ["city", "river"],
+        "additionalProperties": False,
+    }
+    config: Any = {"configurable": {"temperature": 0, "max_tokens": 60, "response_format": schema}}
+    said = json.loads((await chain.ainvoke(QUESTION, config)).content)
+    assert set(said) == {"city", "river"}
+    assert isinstance(said["river"], bool)
+
+
+async def test_a_session_is_remembered(chain: Any) -> None:
+    """The second question is asked with the first and its answer: its prompt is longer by both."""
+    config: Any = {"configurable": {**SHORT["configurable"], "session_id": f"client-{uuid.uuid4().hex}"}}
+    first = await chain.ainvoke("Hi", config)
+    second = await chain.ainvoke("Hi", config)
+    used = first.usage_metadata
+    assert second.usage_metadata["input_tokens"] > used["input_tokens"] + used["output_tokens"]

@@ -169,6 +169,7 @@ async def test_a_session_has_an_address(tmp_path: Path) -> None:
         assert [text for text in await read(client) if len(text) == 1] == ["0", "1", "2", "3"]
         for page in (f"/{MODEL}/s/s1/playground/", f"/{MODEL}/chat/s/s1/playground/"):
             assert (await client.get(page)).status_code == 200
+        assert (await client.get(f"/{MODEL}/chat/s/s1/c/N4XyA/input_schema")).status_code == 200  # the page asks for it
         response = await client.post(f"/{MODEL}/s/a b/invoke", json={"input": "x"})
         assert response.status_code == 422
 

@@ -208,7 +208,7 @@ class ChainRef(Entry):
     variables: dict[str, str] = Field(default_factory=dict, description="Values for the prompt's variables.")
     memory: Memory = Memory()
     chat_template: Text | None = Field(
-        None,
+        default=None,
         description="For a checkpoint that carries none: a Jinja2 template over messages and add_generation_prompt, "
         "rendered by the app. sampling.stop says what ends an answer.",
     )
