@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 
 from app.catalogue import Choice
 from app.engine_line import EngineLine
-from app.errors import EngineDied
+from app.errors import EngineDied, EngineFailed
 from app.protocols.chat_request import ChatRequest
 from app.upstream import translate_answer
 
@@ -33,8 +33,11 @@ async def complete(choice: Choice, request: ChatRequest, options: Mapping[str, A
         ServiceError: The engine refused or failed.
     """
     answer = await choice.served.line.ask(PATH, body_of(request, options))
-    (said,) = answer["choices"]
-    return AIMessage(said["text"], usage_metadata=_usage(answer), response_metadata=_metadata(said))
+    try:
+        (said,) = answer["choices"]
+        return AIMessage(said["text"], usage_metadata=_usage(answer), response_metadata=_metadata(said))
+    except (LookupError, TypeError, ValueError) as error:
+        raise EngineFailed("The engine's answer is not of the kind that was asked for.") from error
 
 
 async def complete_stream(
