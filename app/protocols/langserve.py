@@ -210,7 +210,7 @@ class LangServeRoutes:
             return None, ""
         config: Any
         if self._known.takes_anything and body.get("config") in (None, {}) and not _config_hash(request):
-            config, value = {"run_id": new_id()}, body["input"]
+            config, value = cast("Any", {"run_id": new_id()}), body["input"]
         else:
             read = partial(self.handler._get_config_and_input, endpoint=endpoint)  # noqa: SLF001 -- pinned by tests
             config, value = await _call(read, request, body)
