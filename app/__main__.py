@@ -9,6 +9,12 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from app.settings import Settings
+from vllm_launcher.keys import MAKE_ONE, NO_KEYS, KeyStore
+
+
+class NoKeysError(Exception):
+    """Nobody could get in."""
+
 
 CANNOT_START = 3
 """Exit status: the port is taken or something it was told is wrong. Starting it again changes nothing."""
@@ -23,8 +29,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", "astream_log is deprecated")
     try:
         settings = Settings()
+        check_keys(settings)
         listener = listen(settings.host, settings.port)
-    except (ValidationError, OSError) as error:
+    except (ValidationError, OSError, NoKeysError) as error:
         give_up(error)
 
     from app.chains import ChainError  # noqa: PLC0415 -- see above
@@ -37,6 +44,21 @@ def main() -> None:
     except (RegistryError, ChainError) as error:
         give_up(error)
     run(app, settings, listener)
+
+
+def check_keys(settings: Settings) -> None:
+    """Refuse to start where keys are needed and there is none.
+
+    Raises:
+        NoKeysError: There is none.
+    """
+    if not settings.needs_keys:
+        return
+    if settings.keys is None:
+        raise NoKeysError("API keys are needed, and LANGSERVE_VLLM_KEYS names no file of them.")
+    with KeyStore.opened(settings.keys) as store:
+        if not store.any_active():
+            raise NoKeysError(f"{NO_KEYS.format(host=settings.host)} {MAKE_ONE}")
 
 
 def give_up(error: Exception) -> NoReturn:

@@ -41,10 +41,14 @@ class EngineAccess:
     timeout: httpx2.Timeout
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
+    guard: Callable[[str, httpx2.AsyncBaseTransport], httpx2.AsyncBaseTransport] | None = None
+    """Puts the guard's passage before the way to a model's engine (``app/passage.py``)."""
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
-        transport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
+        transport: httpx2.AsyncBaseTransport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
+        if self.guard is not None:
+            transport = self.guard(model, transport)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
 
 

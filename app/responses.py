@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from app.call import note_error
 from app.errors import (
     InternalError,
     InvalidInput,
@@ -46,6 +47,12 @@ def respond(error: ServiceError) -> JSONResponse:
 
 def name_error(error: BaseException) -> ServiceError:
     """Return the error of this service that ``error`` is; what nobody foresaw goes to the log, whole."""
+    named = _name(error)
+    note_error(meaning(named).type)
+    return named
+
+
+def _name(error: BaseException) -> ServiceError:
     if isinstance(error, RequestValidationError):
         return invalid(error.errors())
     if isinstance(error, HTTPException):

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from app import status
 from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
-from app.guard import SecurityHeaders
+from app.guarding import Guarding, create_guarding
 from app.openapi import Bodies, describe_bodies
 from app.protocols import langserve
 from app.responses import install_handlers
@@ -47,17 +47,22 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    guarding = create_guarding(settings, table)
     access = EngineAccess(
-        table, connections or open_connections(settings), engine_timeout(settings), wait=settings.wait_ready
+        table,
+        connections or open_connections(settings),
+        engine_timeout(settings),
+        wait=settings.wait_ready,
+        guard=guarding.passage,
     )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access.connections),
+        lifespan=lambda _app: run_in_background(table, access.connections, guarding),
     )
     app.state.table, app.state.shutdown = table, shutdown
-    app.add_middleware(SecurityHeaders)
+    guarding.install(app, table, access.connections)
     served = Served(app, settings, access, shutdown)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
@@ -101,6 +106,8 @@ class Served:
     def show(self, registry: Registry, routes: dict[str, langserve.ModelRoutes]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
+        guarding: Guarding = app.state.guarding
+        guarding.serve(registry)
         self._registry, self._routes = registry, routes
         table.models = tuple(spec.id for spec in registry.models)
         app.router.routes[:] = self._fixed
@@ -137,11 +144,14 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(table: ServerTable, connections: httpx2.AsyncBaseTransport) -> AsyncGenerator[None]:
+async def run_in_background(
+    table: ServerTable, connections: httpx2.AsyncBaseTransport, guarding: Guarding
+) -> AsyncGenerator[None]:
     """Follow the launcher while the app runs, and close the connections to the engines after it."""
     following = asyncio.create_task(table.follow(), name="follow the launcher")
     try:
-        yield
+        async with guarding.running():
+            yield
     finally:
         following.cancel()
         await asyncio.wait([following])

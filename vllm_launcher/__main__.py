@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from vllm_launcher import __version__, doctor, verbs, view
+from vllm_launcher import __version__, doctor, keys_cli, verbs, view
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.errors import InvalidModels, LauncherError, LauncherGone
 from vllm_launcher.hardware import Hardware, detect
@@ -38,6 +38,7 @@ T = TypeVar("T")
 FAILED, MISUNDERSTOOD, INVALID, NOT_RUNNING = 1, 2, 3, 4
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From models.json to ready model servers.")
+cli.add_typer(keys_cli.cli, name="keys")
 out = Console()
 err = Console(stderr=True)
 
@@ -60,20 +61,28 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is ready,
 
 
 @cli.command()
-def up(
+def up(  # noqa: PLR0913 -- a command line
     models: Models = DEFAULT_MODELS,
     *,
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
     app: Annotated[bool, typer.Option(help="Start the app in front of the servers.")] = True,
+    tls_cert: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A certificate chain (PEM): the app speaks HTTPS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The certificate's private key (PEM).")
+    ] = None,
     with_parent: WithParent = False,
 ) -> None:
     """Start everything that models.json names, and keep it running until Ctrl-C."""
     if with_parent:
         exit_with_parent()
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key come together")
     hardware = detect()
     project = read_models(models, hardware)
-    address = Address(host, port) if app else None
+    address = Address(host, port, tls_cert, tls_key) if app else None
     run(serve_project(project, settings(), hardware=hardware, address=address, console=out))
 
 

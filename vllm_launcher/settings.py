@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         return self.cache / "downloads"
 
     @property
+    def keys_file(self) -> Path:
+        """The hashes of the API keys."""
+        return self.run_dir / "keys.sqlite"
+
+    @property
     def root(self) -> Path:
         """The checkout, in which ``app`` can be imported."""
         return Path(__file__).resolve().parent.parent

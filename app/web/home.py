@@ -10,18 +10,19 @@ from typing import NamedTuple, Protocol
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
+from app.gate import key_of
 from app.web.cards import LABELS, WORKING, cards
 from vllm_launcher import __version__
 from vllm_launcher.registry import Registry
 from vllm_launcher.status import LauncherStatus
 
 _HERE = Path(__file__).parent
-_SECURITY = {
+SECURITY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -57,18 +58,21 @@ def create_router(registry: Registry, table: Table) -> APIRouter:
     """
     router = APIRouter(include_in_schema=False)
     assets = _read_assets()
-    versioned = {name: f"static/{name}?v={asset.version}" for name, asset in assets.items()}
-    constants = {"assets": versioned, "labels": LABELS, "working": sorted(WORKING)}
-    page = _environment().get_template("home.html", globals=constants)
+    page = load_page("home.html")
 
     @router.get("/", response_class=HTMLResponse)
     async def home(request: Request) -> HTMLResponse:
         status = table.snapshot()
-        shown = cards(registry, status, str(request.base_url))
+        key = key_of(request)
+        shown = [
+            card for card in cards(registry, status, str(request.base_url)) if key is None or key.allows(card.spec.id)
+        ]
         served = [card for card in shown if not card.refused]
         refused = [card for card in shown if card.refused]
-        html = page.render(served=served, refused=refused, reachable=status is not None, version=__version__)
-        return HTMLResponse(html, headers={**_SECURITY, "Cache-Control": "no-store"})
+        html = page.render(
+            served=served, refused=refused, reachable=status is not None, version=__version__, signed_in=key is not None
+        )
+        return HTMLResponse(html, headers={**SECURITY, "Cache-Control": "no-store"})
 
     @router.get("/static/{name}")
     async def static(name: str) -> Response:
@@ -80,6 +84,13 @@ def create_router(registry: Registry, table: Table) -> APIRouter:
 
     _ = home, static  # registered by their decorators
     return router
+
+
+def load_page(name: str) -> Template:
+    """Return a page's template, with what all pages share."""
+    versioned = {name: f"static/{name}?v={asset.version}" for name, asset in _read_assets().items()}
+    constants = {"assets": versioned, "labels": LABELS, "working": sorted(WORKING)}
+    return _environment().get_template(name, globals=constants)
 
 
 def _read_assets() -> dict[str, Asset]:
