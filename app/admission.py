@@ -142,10 +142,19 @@ class Admission:
             list of models counts.
         longest: Requests that may wait for one model.
         patience: Seconds that one may wait.
+        engine_of: Tells whose engine answers for a model that has none of its own.
     """
 
-    def __init__(self, places: Callable[[str], int], *, longest: int, patience: float) -> None:
+    def __init__(
+        self,
+        places: Callable[[str], int],
+        *,
+        longest: int,
+        patience: float,
+        engine_of: Callable[[str], str] = lambda model: model,
+    ) -> None:
         self._places = places
+        self._engine_of = engine_of
         self._longest = longest
         self._patience = patience
         self.lines: dict[str, Line] = {}
@@ -159,6 +168,7 @@ class Admission:
         Raises:
             QueueFull: The line is full, or the wait was too long.
         """
+        model = self._engine_of(model)
         places = self._places(model)
         line = self.lines.get(model)
         if line is None:

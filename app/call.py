@@ -47,6 +47,12 @@ current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
 """The request that is being answered; None outside of one."""
 
 
+def may_use(model: str) -> bool:
+    """Whether the key of the request under way may use a model; True outside of one, and where no key is asked for."""
+    call = current_call.get()
+    return call is None or call.key is None or call.key.allows(model)
+
+
 def note_model(model: str) -> None:
     """Note which model the request under way is about; the first one counts."""
     call = current_call.get()

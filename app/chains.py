@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from app.endpoint import BASE_URL, EndpointTransport
 from app.settings import Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec
+from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
 
@@ -43,6 +43,8 @@ class EngineAccess:
     """Seconds that a request waits for the next server where it met one on its way out."""
     guard: Callable[[str, httpx2.AsyncBaseTransport], httpx2.AsyncBaseTransport] | None = None
     """Puts the guard's passage before the way to a model's engine (``app/passage.py``)."""
+    registry: Registry | None = None
+    """Tells whose server an entry uses that has none of its own."""
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
@@ -50,6 +52,15 @@ class EngineAccess:
         if self.guard is not None:
             transport = self.guard(model, transport)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
+
+    def credentials(self, spec: ModelSpec) -> tuple[str, SecretStr]:
+        """Return the name and the key an engine knows the model and us by."""
+        server = self.registry.server_of(spec) if self.registry else spec
+        engine = server.engine
+        if not isinstance(engine, ExternalEngine):
+            return server.id, NO_KEY
+        key = read_secret(engine.api_key_env) if engine.api_key_env else None
+        return engine.model or server.id, SecretStr(key) if key else NO_KEY
 
 
 def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
@@ -70,8 +81,13 @@ def engine_timeout(settings: Settings) -> httpx2.Timeout:
     return httpx2.Timeout(settings.engine_silence, connect=settings.engine_connect)
 
 
-def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
+def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
     """Return the chain of one entry.
+
+    Args:
+        spec: The entry.
+        access: Of its engine.
+        kind: What stands for the chat model.
 
     Raises:
         ChainError: It cannot be built.
@@ -81,18 +97,20 @@ def build_chain(spec: ModelSpec, access: EngineAccess) -> Chain:
     build = _find_builder(spec.id, spec.chain.package)
     try:
         return build(
-            build_chat_model(spec, access), system_prompt=spec.chain.system_prompt, variables=spec.chain.variables
+            build_chat_model(spec, access, kind=kind),
+            system_prompt=spec.chain.system_prompt,
+            variables=spec.chain.variables,
         )
     except ValueError as error:  # a variable of the prompt without a value, for example
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
 
 
-def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
+def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
-    name, key = _credentials(spec)
-    llm = ChatVLLM(
+    name, key = access.credentials(spec)
+    llm = kind(
         model=name,
         base_url=BASE_URL,
         api_key=key,
@@ -102,15 +120,6 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess) -> Chain:
         **defaults,
     )
     return configurable(llm)
-
-
-def _credentials(spec: ModelSpec) -> tuple[str, SecretStr]:
-    """Return the name and the key an engine knows the model and us by."""
-    engine = spec.engine
-    if not isinstance(engine, ExternalEngine):
-        return spec.id, NO_KEY
-    key = read_secret(engine.api_key_env) if engine.api_key_env else None
-    return engine.model or spec.id, SecretStr(key) if key else NO_KEY
 
 
 def _find_builder(model: str, package: str) -> Callable[..., Chain]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from app.audit import Audit
-from app.call import Call, current_call
+from app.call import Call, current_call, may_use
 from app.errors import NotAllowed, ServiceError, Unauthorized, meaning
 from app.key_limits import KeyLimits
 from app.metrics import Metrics
@@ -91,8 +91,7 @@ class Gate:
         Raises:
             NotAllowed: It may not.
         """
-        call = current_call.get()
-        if call is not None and call.key is not None and not call.key.allows(model):
+        if not may_use(model):
             raise NotAllowed(f"This API key may not use the model '{model}'.", param="model")
 
     # --- calls -------------------------------------------------------------------------------

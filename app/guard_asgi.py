@@ -11,16 +11,19 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.call import Call
-from app.dialects import PAGES, Dialects
 from app.errors import NotAllowed, ServiceError, TooLarge, Unauthorized
 from app.gate import SESSION_COOKIE, Ending, Gate, request_id
 from app.guard import HEADERS
+from app.protocols.shapes import shape_of
+from app.responses import LEFT, respond
 from app.settings import Limits
+from app.wires import PAGES, Wires
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing and use up nothing."""
@@ -51,17 +54,17 @@ class Guard:
     Args:
         app: What it guards.
         gate: Keys, limits and notes.
-        dialects: How each protocol words an error.
+        wires: Tells the protocol of a path.
         rules: What is let through.
         models: The registry's ids, which a key may be bound to.
     """
 
     def __init__(
-        self, app: ASGIApp, *, gate: Gate, dialects: Dialects, rules: Rules, models: Callable[[], Iterator[str]]
+        self, app: ASGIApp, *, gate: Gate, wires: Wires, rules: Rules, models: Callable[[], Iterator[str]]
     ) -> None:
         self._app = app
         self._gate = gate
-        self._dialects = dialects
+        self._wires = wires
         self._rules = rules
         self._models = models
 
@@ -72,15 +75,14 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         path, method = _path(scope), scope["method"]
-        dialect = self._dialects.of(path)
-        call = Call(request_id(headers.get("x-request-id")), dialect.name, f"{method} {path[:200]}")
+        call = Call(request_id(headers.get("x-request-id")), self._wires.of(path), f"{method} {path[:200]}")
         answer = Answer(send, call.request_id, self._rules.limits)
         try:
             self._check_browser(scope, headers)
             self._identify(scope, headers, path, call)
         except ServiceError as error:
             self._gate.refuse(call, error)
-            response = self._refusal(error, scope, headers, path) or dialect.render(error)
+            response = self._refusal(error, scope, headers, path) or render(error, scope, path)
             await response(scope, receive, answer.send)
             return
         with answer.watched(scope):
@@ -88,11 +90,11 @@ class Guard:
                 counts = method not in SAFE
                 async with self._gate.pass_through(call, counts=counts) as ending:
                     await self._app(scope, receive, answer.send)
-                    _judge(ending, answer, call, noted=counts or dialect is not PAGES)
+                    _judge(ending, answer, call, noted=counts or call.protocol != PAGES)
             except ServiceError as error:
                 if answer.status:
                     raise
-                await dialect.render(error)(scope, receive, answer.send)
+                await render(error, scope, path)(scope, receive, answer.send)
 
     # --- before ------------------------------------------------------------------------------
 
@@ -150,6 +152,11 @@ class Guard:
         return RedirectResponse(f"{scope.get('root_path', '')}/login?next={wanted}", 303)
 
 
+def render(error: ServiceError, scope: Scope, path: str) -> Response:
+    """Return an error in the words of the path's protocol."""
+    return respond(error, shape_of(path, Headers(scope=scope)))
+
+
 def _judge(ending: Ending, answer: "Answer", call: Call, *, noted: bool) -> None:
     """Say how a call ended whose answer the app has sent, or has not."""
     ending.status, ending.noted = answer.status, noted
@@ -158,10 +165,6 @@ def _judge(ending: Ending, answer: "Answer", call: Call, *, noted: bool) -> None
     elif answer.status >= 400 or call.error is not None:  # noqa: PLR2004 -- HTTP's own number
         ending.outcome = "error"
         call.error = call.error or f"http_{answer.status}"
-
-
-LEFT = 499
-"""As ``app/responses.py`` has it: nobody reads the answer any more."""
 
 
 class Answer:

@@ -12,7 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 from app import metrics_page
 from app.admission import Admission
 from app.audit import AuditLog
-from app.dialects import Dialects
 from app.gate import Gate
 from app.guard_asgi import Guard, Rules
 from app.key_limits import FILE_NAME, KeyLimits
@@ -22,17 +21,18 @@ from app.settings import Settings
 from app.table import ServerTable
 from app.web import login
 from app.web.home import load_page
+from app.wires import Wires
 from vllm_launcher.keys import KeyStore
 from vllm_launcher.registry import ModelSpec, Registry
 
 
 @dataclass
 class Guarding:
-    """Everything of the guard that one app has. Protocols add their dialects, gRPC uses the gate itself."""
+    """Everything of the guard that one app has. gRPC uses the gate itself."""
 
     settings: Settings
     gate: Gate
-    dialects: Dialects
+    wires: Wires
     admission: Admission
     metrics: Metrics | None
     limits: KeyLimits | None
@@ -63,7 +63,7 @@ class Guarding:
         app.add_middleware(
             Guard,
             gate=self.gate,
-            dialects=self.dialects,
+            wires=self.wires,
             rules=Rules(settings.limits, settings.own_hosts, frozenset(settings.cors_origins)),
             models=lambda: iter(table.models),
         )
@@ -112,11 +112,12 @@ def create_guarding(settings: Settings, table: ServerTable) -> Guarding:
     return Guarding(
         settings=settings,
         gate=Gate(keys=keys, limits=limits, metrics=metrics, audit=audit),
-        dialects=Dialects(lambda: table.models),
+        wires=Wires(lambda: table.models),
         admission=Admission(
             lambda model: places.get(model, settings.engine_sequences),
             longest=line.queue,
             patience=line.queue_seconds,
+            engine_of=lambda model: table.shared.get(model, model),
         ),
         metrics=metrics,
         limits=limits,

@@ -1,6 +1,5 @@
-"""Errors as HTTP answers: the same JSON body everywhere, whoever raised them."""
+"""Errors as HTTP answers: in the shape of the protocol that asked, whoever raised them."""
 
-import difflib
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from app.call import note_error
+from app.call import may_use, note_error
+from app.catalogue import unknown_model
 from app.errors import (
     InternalError,
     InvalidInput,
@@ -21,12 +21,13 @@ from app.errors import (
     UnknownModel,
     UnknownRoute,
     WrongMethod,
-    describe,
     meaning,
     scrub,
 )
 from app.guard import CallerLeft
+from app.protocols.shapes import Shape, render_own, shape_of
 from app.upstream import translate
+from vllm_launcher.registry.entries import RESERVED_IDS
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,15 @@ PROBLEM_LIMIT = 20
 """Places of a bad input that are listed: a union of message types can fail in hundreds."""
 
 
-def respond(error: ServiceError) -> JSONResponse:
-    """Return ``{"error": {...}}`` with the error's status and, where a retry makes sense, Retry-After.
+def respond(error: ServiceError, shape: Shape = render_own) -> JSONResponse:
+    """Return an error in a protocol's shape, and Retry-After where a retry makes sense.
 
-    The message stands at the top once more: the JavaScript RemoteRunnable shows that field of a refused stream.
+    In our own the message stands at the top once more: the JavaScript RemoteRunnable shows that field of a refused
+    stream.
     """
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
-    return JSONResponse({"error": describe(error), "message": error.message}, meaning(error).status, headers)
+    status, body = shape(error)
+    return JSONResponse(body, status, headers)
 
 
 def name_error(error: BaseException) -> ServiceError:
@@ -114,19 +117,19 @@ def named_errors() -> Generator[None]:
 
 
 def install_handlers(app: FastAPI, models: Callable[[], Sequence[str]]) -> None:
-    """Let every error of ``app`` be answered in the one shape; unknown models are told the near ones."""
+    """Let every error of ``app`` be answered in its path's shape; unknown models are told the near ones."""
 
     async def answer(request: Request, error: Exception) -> Response:
         named = name_error(error)
         if isinstance(named, UnknownRoute):
             named = _unknown(request.url.path, models()) or named
-        return respond(named)
+        return respond(named, shape_of(request.url.path, request.headers))
 
     async def answer_nobody(_request: Request, _error: Exception) -> Response:
         return Response(status_code=LEFT)
 
-    async def answer_unforeseen(_request: Request, _error: Exception) -> Response:
-        return respond(InternalError())  # the server logs it
+    async def answer_unforeseen(request: Request, _error: Exception) -> Response:
+        return respond(InternalError(), shape_of(request.url.path, request.headers))  # the server logs it
 
     for kind in (ServiceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer)
@@ -138,8 +141,6 @@ def install_handlers(app: FastAPI, models: Callable[[], Sequence[str]]) -> None:
 def _unknown(path: str, known: Sequence[str]) -> UnknownModel | None:
     """Return the better error where the first part of ``path`` looks like a model that is not there."""
     model, _, rest = path.lstrip("/").partition("/")
-    if model in known or not rest:
+    if model in known or model in RESERVED_IDS or not rest:
         return None
-    near = difflib.get_close_matches(model, known, n=3, cutoff=0.5) or list(known[:5])
-    hint = f"There is {', '.join(near)}." if near else None
-    return UnknownModel(f"There is no model '{scrub(model[:64])}'.", hint=hint)
+    return unknown_model(model, [*filter(may_use, known)])

@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Container
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 
 from app import status
+from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
 from app.guarding import Guarding, create_guarding
 from app.openapi import Bodies, describe_bodies
-from app.protocols import langserve
+from app.protocols import anthropic, langserve, openai
+from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
@@ -21,7 +24,7 @@ from app.table import Launcher, ServerTable
 from app.web import home
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
-from vllm_launcher.registry import Registry, RegistryError, load_registry
+from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +66,23 @@ def create_app(
     )
     app.state.table, app.state.shutdown = table, shutdown
     guarding.install(app, table, access.connections)
-    served = Served(app, settings, access, shutdown)
+    catalogue = Catalogue()
+    chats = ChatService(catalogue, table, settings, shutdown)
+    for router in (openai.create_router(chats), anthropic.create_router(chats)):
+        app.include_router(router)
+    served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
     table.on_generation = served.refresh
     return app
+
+
+@dataclass(frozen=True)
+class Built:
+    """One model as it is served; ``routes`` are LangServe's, None where it names no chain."""
+
+    served: ServedModel
+    routes: langserve.ModelRoutes | None
 
 
 class Served:
@@ -76,43 +91,54 @@ class Served:
     Requests under way keep the routes they came in by; chains of entries that are the same are kept.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown) -> None:
+    def __init__(
+        self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown, catalogue: Catalogue
+    ) -> None:
         self._app = app
         self._settings = settings
         self._access = access
         self._shutdown = shutdown
+        self._catalogue = catalogue
         self._fixed = list(app.router.routes)
         self._plain_openapi = app.openapi
         self._registry: Registry | None = None
-        self._routes: dict[str, langserve.ModelRoutes] = {}
+        self._built: dict[str, Built] = {}
 
-    def build(self, registry: Registry) -> dict[str, langserve.ModelRoutes]:
-        """Return the routes of every model with a chain; imports packages, so it takes a while.
+    def build(self, registry: Registry) -> dict[str, "Built"]:
+        """Return every model as it will be served; imports packages, so it takes a while.
 
         Raises:
             ChainError: A chain cannot be built.
         """
-        old = self._registry
-        around = langserve.Surroundings(self._access.table, self._settings, self._shutdown)
-        routes: dict[str, langserve.ModelRoutes] = {}
-        for spec in registry.models:
-            if spec.chain is None:
-                continue
-            same = old is not None and old.get(spec.id) == spec
-            known = self._routes.get(spec.id) if same else None
-            routes[spec.id] = known or langserve.create_routes(spec, build_chain(spec, self._access), around)
-        return routes
+        access = replace(self._access, registry=registry)
+        return {
+            spec.id: self._built[spec.id] if self._is_same(spec, registry) else self._build(spec, access)
+            for spec in registry.models
+        }
 
-    def show(self, registry: Registry, routes: dict[str, langserve.ModelRoutes]) -> None:
+    def _is_same(self, spec: ModelSpec, registry: Registry) -> bool:
+        """Whether the entry, and the one whose server it uses, say what they said before."""
+        old, server = self._registry, registry.server_of(spec)
+        return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
+
+    def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
+        around = langserve.Surroundings(access.table, self._settings, self._shutdown)
+        chain = build_chain(spec, access) if spec.chain else None
+        routes = langserve.create_routes(spec, chain, around) if chain is not None else None
+        return Built(serve_model(spec, chain, access), routes)
+
+    def show(self, registry: Registry, built: dict[str, "Built"]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
         guarding: Guarding = app.state.guarding
         guarding.serve(registry)
-        self._registry, self._routes = registry, routes
-        table.models = tuple(spec.id for spec in registry.models)
+        self._registry, self._built = registry, built
+        table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
+        self._catalogue.replace(each.served for each in built.values())
         app.router.routes[:] = self._fixed
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        routes = {model: each.routes for model, each in built.items() if each.routes}
         bodies: dict[str, Bodies] = {}
         for each in routes.values():
             app.include_router(each.router)
@@ -128,11 +154,11 @@ class Served:
             registry = await asyncio.to_thread(load_registry, self._settings.models)
             if registry == self._registry:
                 return
-            routes = await asyncio.to_thread(self.build, registry)
+            built = await asyncio.to_thread(self.build, registry)
         except (RegistryError, ChainError) as error:
             log.error("the changed list of models is not served: %s", error)  # noqa: TRY400 -- the trace tells no more
             return
-        self.show(registry, routes)
+        self.show(registry, built)
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 

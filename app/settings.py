@@ -46,6 +46,10 @@ class Limits(BaseModel):
     """Inputs of one batch that are computed at once."""
     messages: Count = 1024
     """Messages of one input; more get 413."""
+    choices: Count = 8
+    """Answers to one question (OpenAI's n); more get 400."""
+    embeddings: Count = 2048
+    """Texts of one request for embeddings; more get 413."""
     waiting: Count = 256
     """Requests that wait for one model to load; more get 503."""
     waiting_in_all: Count = 1024

@@ -110,6 +110,8 @@ class ServerTable:
     ) -> None:
         self._launcher = launcher
         self.models = models
+        self.shared: Mapping[str, str] = {}
+        """Models that another's server answers for, each with that one's id. May be replaced."""
         self._back_off = back_off
         self._status: LauncherStatus | None = None
         self._endpoints: dict[str, Endpoint] = {}
@@ -138,15 +140,19 @@ class ServerTable:
 
     def server(self, model: str) -> ServerStatus | None:
         """Return the state of one model's server; None while the launcher does not answer."""
-        return self._status.server(model) if self._status else None
+        return self._status.server(self._owner(model)) if self._status else None
 
     def has_been_ready(self, model: str) -> bool:
         """Return whether a server of the model has been ready since the app began to look."""
-        return model in self._been_ready
+        return self._owner(model) in self._been_ready
 
     def endpoint(self, model: str) -> Endpoint | None:
         """Return the way to the model's server, or None unless it is ready."""
-        return self._endpoints.get(model)
+        return self._endpoints.get(self._owner(model))
+
+    def _owner(self, model: str) -> str:
+        """Return the model whose server answers for this one."""
+        return self.shared.get(model, model)
 
     async def changes(self) -> AsyncGenerator[LauncherStatus | None, None]:
         """Yield the snapshot now and after every change. A slow reader misses what was in between, not the last."""
@@ -178,6 +184,7 @@ class ServerTable:
             raise UnknownModel(f"There is no model '{model}'.")
         if self.permit is not None:
             self.permit(model)
+        model = self._owner(model)
         endpoint = self._endpoints.get(model)
         if endpoint is not None:
             return endpoint

@@ -65,7 +65,7 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a t
         case ContextOverflowError():
             return ContextTooLong(_sentence(error))
         case openai.APIStatusError():
-            return _refusal(error.status_code, error)
+            return refusal(error.status_code, _sentence(error), error.param)
         case openai.APITimeoutError() | openai.APIConnectionError():
             return _lost(error)
         case openai.APIError():
@@ -94,13 +94,26 @@ def _stream_error(error: openai.APIError) -> ServiceError:
     """An error object inside a stream that began with HTTP 200; vLLM sends one when its engine core dies."""
     status = _code(error)
     if status is not None and status < 500:  # noqa: PLR2004
-        return _refusal(status, error)
+        return refusal(status, _sentence(error), error.param)
     return EngineDied("The engine failed in the middle of the answer.", hint="What arrived is not the whole answer.")
 
 
-def _refusal(status: int, error: openai.APIError) -> ServiceError:  # noqa: PLR0911 -- a table
-    """An HTTP error of the engine: the caller's fault keeps the engine's sentence, its own fault does not."""
-    text, param = _sentence(error), error.param
+def translate_answer(status: int, body: Any) -> ServiceError:
+    """Return what an error answer of the engine means.
+
+    Args:
+        status: Of HTTP, 400 or more.
+        body: Its JSON, or None where it was none.
+    """
+    told: Any = cast("Mapping[str, Any]", body).get("error", body) if isinstance(body, Mapping) else body
+    said = cast("Mapping[str, Any]", told) if isinstance(told, Mapping) else {"message": told}
+    param = said.get("param")
+    text = scrub(str(said.get("message") or "")) or "The engine gave no reason."
+    return refusal(status, text, param if isinstance(param, str) else None)
+
+
+def refusal(status: int, text: str, param: str | None) -> ServiceError:  # noqa: PLR0911 -- a table
+    """Return an HTTP error of the engine: the caller's fault keeps the engine's sentence, its own fault does not."""
     if status == 400 and _overflows(text, param):  # noqa: PLR2004
         return ContextTooLong(text, param=param)
     match status:

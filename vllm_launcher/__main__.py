@@ -24,7 +24,8 @@ from vllm_launcher.hardware import Hardware, detect
 from vllm_launcher.machine import look
 from vllm_launcher.planning import plan_view
 from vllm_launcher.planning.plan_report import read_machine, report_of
-from vllm_launcher.prepare import EXTERNAL, Project, install
+from vllm_launcher.planning.planned import PROCESSLESS
+from vllm_launcher.prepare import Project, install
 from vllm_launcher.prepare import fetch as fetch_models
 from vllm_launcher.processes.run_directory import control_socket
 from vllm_launcher.registry import RegistryError, load_registry, schema_text
@@ -280,7 +281,7 @@ def tell(server: ServerStatus, *, as_json: bool) -> None:
 
 def needed_engines(project: Project) -> list[str]:
     """The engines of the plan's servers, each once."""
-    return sorted({server.engine for server in project.plan.servers} - {EXTERNAL})
+    return sorted({server.engine for server in project.plan.servers} - PROCESSLESS)
 
 
 def print_json(values: Sequence[object]) -> None:

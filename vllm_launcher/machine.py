@@ -24,8 +24,8 @@ from vllm_launcher.fetching.recipes import Recipes
 from vllm_launcher.fetching.records import broken
 from vllm_launcher.hardware import Hardware, detect
 from vllm_launcher.planning.plan_report import ServerReport, report_of
-from vllm_launcher.planning.planned import Rejected
-from vllm_launcher.prepare import EXTERNAL, project_of
+from vllm_launcher.planning.planned import PROCESSLESS, Rejected
+from vllm_launcher.prepare import project_of
 from vllm_launcher.registry import RegistryError, check_chains, load_registry
 from vllm_launcher.registry.problems import Problem
 from vllm_launcher.settings import Settings
@@ -129,7 +129,7 @@ def read_models(path: Path, hardware: Hardware, settings: Settings) -> Models:
 
 def read_engines(models: Models, settings: Settings) -> Iterator[Engine]:
     """Every engine that the plan needs. Compares each of their files with its size on record."""
-    for name in sorted({server.engine for server in models.servers} - {EXTERNAL}):
+    for name in sorted({server.engine for server in models.servers} - PROCESSLESS):
         yield read_engine(name, settings)
 
 

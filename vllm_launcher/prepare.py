@@ -22,6 +22,7 @@ from vllm_launcher.keeping.board import Board
 from vllm_launcher.keeping.collaborators import Build
 from vllm_launcher.planning.facts import facts_of
 from vllm_launcher.planning.plan import Plan, PlannedServer, plan
+from vllm_launcher.planning.planned import PROCESSLESS
 from vllm_launcher.processes.process import Finished, Launch, run
 from vllm_launcher.progress import Progress, Report
 from vllm_launcher.registry import Registry
@@ -30,8 +31,6 @@ from vllm_launcher.settings import Settings
 from vllm_launcher.status import ServerStatus
 
 T = TypeVar("T")
-EXTERNAL = "external"
-"""What the plan calls the engine of a server that somebody else runs."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ class Preparation:
     async def fetch(self, model: str, report: Report) -> "Fetched":
         """Install the model's engine and fetch its weights, unless they are there."""
         spec, planned = self.project.planned(model)
-        if planned.engine == EXTERNAL:
-            return Fetched(model, EXTERNAL)
+        if planned.engine in PROCESSLESS:
+            return Fetched(model, planned.engine)
         check_plugins(planned.engine, planned.plugins)
         runner = Runner(log=self._logs / f"{model}-prepare.log", record=self._records / f"{model}-prepare.json")
         engine = await install_engine(planned.engine, self._settings, runner, report)
@@ -116,7 +115,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a model is served from; of an external one there is nothing here."""
+    """What a model is served from; of an external or shared one there is nothing here."""
 
     model: str
     engine: str

@@ -26,11 +26,11 @@ from vllm_launcher.keeping.health import HttpHealth
 from vllm_launcher.keeping.launcher import Launcher
 from vllm_launcher.keeping.ports import PortTable
 from vllm_launcher.keys import MAKE_ONE, NO_KEYS, KeyStore, is_loopback
-from vllm_launcher.planning.planned import Plan
-from vllm_launcher.prepare import EXTERNAL, Preparation, Project
+from vllm_launcher.planning.planned import PROCESSLESS, Plan
+from vllm_launcher.prepare import Preparation, Project
 from vllm_launcher.processes.process import Launch
 from vllm_launcher.processes.run_directory import RunDirectory
-from vllm_launcher.registry.entries import ExternalEngine, ModelSpec
+from vllm_launcher.registry.entries import ExternalEngine, ModelSpec, SharedEngine
 from vllm_launcher.reload import ModelList, write_accepted
 from vllm_launcher.settings import PREFIX, Settings
 
@@ -119,8 +119,9 @@ async def show(launcher: Launcher, address: Address | None, console: Console) ->
 
 
 def server_specs(project: Project, settings: Settings) -> list[ServerSpec]:
-    """Every model of the registry: those that the plan has a place for, and the others with the reason."""
-    return [server_spec(spec, project.plan, settings) for spec in project.registry.models]
+    """Every model of the registry with a server of its own: those that have a place, the others with the reason."""
+    own = (spec for spec in project.registry.models if not isinstance(spec.engine, SharedEngine))
+    return [server_spec(spec, project.plan, settings) for spec in own]
 
 
 def server_spec(spec: ModelSpec, plan: Plan, settings: Settings) -> ServerSpec:
@@ -135,7 +136,7 @@ def server_spec(spec: ModelSpec, plan: Plan, settings: Settings) -> ServerSpec:
         external=external(spec.engine, settings),
         refusal=LauncherError(refused.reason, refused.hint) if refused else None,
         image_size=spec.drawing.size or "256x256",
-        needs=planned.needs if planned and planned.engine != EXTERNAL else {},
+        needs=planned.needs if planned and planned.engine not in PROCESSLESS else {},
         pinned=spec.residency.pinned,
         shares=planned.shares if planned else False,
         idle_seconds=spec.residency.idle_seconds,

@@ -5,9 +5,11 @@ Follows the WHATWG HTML standard, section 9.2, and LangServe's use of it: lines 
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -43,6 +45,45 @@ class Event:
             lines = _LINE_END.split(self.data) if "\n" in self.data or "\r" in self.data else (self.data,)
             frame += "".join(f"data: {line}\r\n" for line in lines)
         return f"{frame}\r\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Data(Event):
+    """An event without a name, as OpenAI's protocol and TGI's have them; made by ``data``."""
+
+    def encode(self) -> bytes:
+        """Return the frame: its data is one line of JSON."""
+        return f"data: {self.data}\n\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Line(Event):
+    """A line of a stream of JSON lines; made by ``line``."""
+
+    def encode(self) -> bytes:
+        """Return the line."""
+        return f"{self.data}\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece(Event):
+    """Bytes of somebody else's stream, passed on as they are."""
+
+    content: bytes = b""
+
+    def encode(self) -> bytes:
+        """Return the bytes."""
+        return self.content
+
+
+def data(value: Any) -> Data:
+    """Return an event without a name that carries ``value`` as JSON."""
+    return Data("data", json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def line(value: Any) -> Line:
+    """Return ``value`` as a line of JSON."""
+    return Line("line", json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +184,8 @@ class EventStream(Response):
         held: Events that were pulled before the answer began.
         render_error: Makes the error event.
         shutdown: Interrupts the stream at its deadline.
-        ping: Seconds of silence before a comment line.
+        ping: Seconds of silence before a comment line; None where the stream's form has no comments.
+        media_type: Of an answer that is no stream of events but of lines.
         endless: It has no end of its own, so it ends when the app begins to.
     """
 
@@ -156,9 +198,11 @@ class EventStream(Response):
         held: tuple[Event, ...] = (),
         render_error: Callable[[BaseException], Event],
         shutdown: Shutdown,
-        ping: float,
+        ping: float | None,
         endless: bool = False,
+        media_type: str | None = None,
     ) -> None:
+        self.media_type = media_type or self.media_type
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

@@ -38,7 +38,7 @@ def test_plan_shows_servers_and_what_is_not_served(tmp_path: Path, one: tuple[st
     served, refused = call(tmp_path, "plan", *one, *on("1x24")), call(tmp_path, "plan", *one, *on("none"))
     assert (served.exit_code, refused.exit_code) == (0, 0)
     assert "--max-model-len 32768" in served.stdout
-    assert "Not served here:\n  m: needs 1 x 24 GiB of GPU memory, found none" in refused.stdout
+    assert "Not served here:\n  m: needs 1 x 12 GiB (in FP8) of GPU memory, found none" in refused.stdout
 
 
 def test_plan_plans_for_this_machine_unless_told_another(tmp_path: Path, one: tuple[str, str]) -> None:

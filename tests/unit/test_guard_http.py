@@ -161,17 +161,39 @@ async def test_a_key_for_other_models_is_refused_everywhere(service: Guarded) ->
     assert service.engine.requests == []
 
 
-async def test_whatever_protocol_asks_for_a_model_its_key_is_looked_at(service: Guarded) -> None:
-    """The last look is where a server is asked for, which every protocol does."""
-    table = service.app.state.table
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_whatever_protocol_asks_for_a_model_its_key_is_looked_at(service: Guarded, path: str) -> None:
+    """Where the model stands in the body, the last look is where its server is asked for."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+    refused = await service.client.post(path, json=body, headers=service.key(models=("other",)))
+    assert (refused.status_code, refused.json()["error"]["type"]) == (403, "permission_error")
+    assert service.engine.requests == []
+    assert (await service.client.post(path, json=body, headers=service.key(models=(MODEL,)))).status_code == 200
+    listed = await service.client.get("/v1/models", headers=service.key(models=("other",)))
+    assert listed.json()["data"] == []
+    missing = {**body, "model": "tinny"}
+    told = await service.client.post(path, json=missing, headers=service.key(models=("other",)))
+    assert MODEL not in told.json()["error"]["message"].replace("tinny", "")
 
-    @service.app.post("/v1/some/protocol")
-    async def ask() -> str:
-        return (await table.ensure_ready(MODEL, 0)).url
 
-    response = await service.client.post("/v1/some/protocol", headers=service.key(models=("other",)))
-    assert (response.status_code, kind(response)) == (403, "not_allowed")
-    assert (await service.client.post("/v1/some/protocol", headers=service.key(models=(MODEL,)))).status_code == 200
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/v1/chat/completions", {"error": {"type": "authentication_error", "code": "unauthorized"}}),
+        ("/v1/messages", {"type": "error", "error": {"type": "authentication_error"}}),
+        ("/generate", {"error_type": "validation"}),
+        (INVOKE, {"error": {"type": "unauthorized"}}),
+    ],
+)
+async def test_every_protocol_is_refused_in_its_own_words(
+    service: Guarded, path: str, expected: Mapping[str, Any]
+) -> None:
+    """A client raises its own authentication error."""
+    response = await service.client.post(path, json={})
+    assert response.status_code == 401
+    body = response.json()
+    for name, value in expected.items():
+        assert value.items() <= body[name].items() if isinstance(value, dict) else body[name] == value
 
 
 async def test_the_owner_of_a_request_is_its_key(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_model_too_slow_for_the_processor_is_refused_with_the_speed() -> None:
     hardware = NO_GPU.model_copy(update={"memory_available": 60 * GIB})
     (rejected,) = plan_one(hardware).rejected
     assert rejected.reason == (
-        "needs 1 x 24 GiB of GPU memory, found none; this processor would give about 0.4 tokens a second"
+        "needs 1 x 12 GiB (in FP8) of GPU memory, found none; this processor would give about 0.4 tokens a second"
     )
 
 
@@ -151,7 +151,7 @@ def test_an_entry_may_insist_on_the_processor() -> None:
 def test_an_entry_may_insist_on_a_gpu() -> None:
     """Then a small model is refused too where there is none."""
     (rejected,) = plan_one(NO_GPU, source=SMOLLM2, engine={"type": "vllm", "device": "cuda"}).rejected
-    assert rejected.reason == "needs 1 x 24 GiB of GPU memory, found none"
+    assert rejected.reason == "needs 1 x 8 GiB of GPU memory, found none"
 
 
 def test_memory_that_is_not_there_is_told_in_numbers() -> None:

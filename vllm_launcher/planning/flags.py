@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from vllm_launcher.planning.architectures import Family, family_of
 from vllm_launcher.planning.model_facts import ModelFacts
 from vllm_launcher.planning.planned import Choice, Rejected
-from vllm_launcher.registry.entries import ExternalEngine, Flag, ModelSpec, Sampling
+from vllm_launcher.registry.entries import ExternalEngine, Flag, ModelSpec, Sampling, SharedEngine
 
 SHUTDOWN_SECONDS = 30
 """How long a server lets open streams finish when it is told to stop."""
@@ -75,12 +75,12 @@ def sequences_of(spec: ModelSpec, device: str) -> tuple[int, str]:
 
 def own_flags(spec: ModelSpec) -> Mapping[str, Flag]:
     """The entry's own flags."""
-    return {} if isinstance(spec.engine, ExternalEngine) else spec.engine.flags
+    return {} if isinstance(spec.engine, ExternalEngine | SharedEngine) else spec.engine.flags
 
 
 def own_env(spec: ModelSpec) -> Mapping[str, str]:
     """The entry's own variables."""
-    return {} if isinstance(spec.engine, ExternalEngine) else spec.engine.env
+    return {} if isinstance(spec.engine, ExternalEngine | SharedEngine) else spec.engine.env
 
 
 def dtype_bytes(spec: ModelSpec) -> int:
@@ -90,7 +90,7 @@ def dtype_bytes(spec: ModelSpec) -> int:
 
 def device_of(spec: ModelSpec) -> str:
     """Where the entry wants to run: auto, cpu or cuda."""
-    return "auto" if isinstance(spec.engine, ExternalEngine) else spec.engine.device
+    return "auto" if isinstance(spec.engine, ExternalEngine | SharedEngine) else spec.engine.device
 
 
 def missing_permission(spec: ModelSpec, facts: ModelFacts) -> Rejected | None:

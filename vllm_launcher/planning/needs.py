@@ -10,7 +10,7 @@ from vllm_launcher.planning.planned import Rejected, gib
 from vllm_launcher.planning.rooms import Rooms, rooms_of
 from vllm_launcher.registry.entries import ModelSpec
 
-CARDS = (24, 48, 80, 141, 180)
+CARDS = (8, 12, 16, 24, 32, 48, 80, 141, 180)
 COUNTS = (1, 2, 4, 8)
 HOPPER = (9, 0)
 """GPUs people can have: sizes in GiB, how many in a machine."""

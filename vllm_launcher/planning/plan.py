@@ -21,7 +21,7 @@ from vllm_launcher.planning.plan_omni import place_omni, plan_omni_cpu
 from vllm_launcher.planning.planned import Choice, Memory, Plan, PlannedServer, Rejected
 from vllm_launcher.planning.rooms import Rooms, rooms_of
 from vllm_launcher.registry import Registry
-from vllm_launcher.registry.entries import ExternalEngine, ModelSpec, OmniEngine
+from vllm_launcher.registry.entries import ExternalEngine, ModelSpec, OmniEngine, SharedEngine
 
 __all__ = ["Choice", "FactsOf", "Memory", "Plan", "PlannedServer", "Rejected", "plan"]
 
@@ -63,7 +63,8 @@ class _Planner:
     def plan(self) -> Plan:
         """GPUs first, then the processor for what found no room on them, then the rest of the GPUs for caches."""
         self.rooms = self.pinned_rooms = rooms_of(self.hardware.gpus)
-        self.budget = budget_of(self.hardware, sum(spec.load == "startup" for spec in self.registry.models))
+        own = [spec for spec in self.registry.models if not isinstance(spec.engine, SharedEngine)]
+        self.budget = budget_of(self.hardware, sum(spec.load == "startup" for spec in own))
         capacity = {f"gpu:{index}": free for index, free in self.rooms.free.items()} | {"cpu": self.budget.memory}
         refused = {spec.id: no for spec in self.by_priority() if (no := self.on_gpus(spec)) is not None}
         self.budget = self.pinned_budget = replace(self.budget, threads=self.threads(set(refused)))
@@ -72,6 +73,9 @@ class _Planner:
                 self.outcomes[spec.id] = self.elsewhere(spec, refused[spec.id])
         servers = self.finished()
         self.take_turns(servers)
+        for spec in self.registry.models:
+            if isinstance(spec.engine, SharedEngine):
+                self.outcomes[spec.id] = _shared(spec.id, spec.engine, self.outcomes[spec.engine.model])
         ordered = [servers.get(spec.id, self.outcomes[spec.id]) for spec in self.registry.models]
         return Plan(
             servers=tuple(outcome for outcome in ordered if isinstance(outcome, PlannedServer)),
@@ -87,6 +91,8 @@ class _Planner:
         facts = self.known[spec.id]
         if isinstance(spec.engine, ExternalEngine):
             self.outcomes[spec.id] = _external(spec)
+        elif isinstance(spec.engine, SharedEngine):
+            return None  # decided when its owner is
         elif isinstance(facts, ModelFacts) and (missing := missing_permission(spec, facts)):
             self.outcomes[spec.id] = missing
         elif not self.hardware.gpus or device_of(spec) == "cpu":
@@ -215,3 +221,10 @@ def _in_turns(server: PlannedServer) -> PlannedServer:
 def _external(spec: ModelSpec) -> PlannedServer:
     why = "somebody else runs it; requests go to its URL"
     return PlannedServer(model=spec.id, engine="external", reasons=(Choice("engine", "external", why),))
+
+
+def _shared(model: str, engine: SharedEngine, owner: Outcome | Placement) -> Outcome:
+    if isinstance(owner, Rejected):
+        return Rejected(model, f"it uses the server of {engine.model}, which has no place: {owner.reason}", owner.hint)
+    why = f"another chain in front of {engine.model}; its requests go to that server"
+    return PlannedServer(model=model, engine="shared", reasons=(Choice("engine", "shared", why),))

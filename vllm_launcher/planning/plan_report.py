@@ -17,8 +17,8 @@ from vllm_launcher.fetching.tokenizer import expected_tokenizer, needs_tokenizer
 from vllm_launcher.fetching.weights import expected
 from vllm_launcher.fetching.weights_error import WeightsError
 from vllm_launcher.hardware import Hardware
-from vllm_launcher.planning.planned import PlannedServer, Rejected
-from vllm_launcher.prepare import EXTERNAL, Project, dtype_of
+from vllm_launcher.planning.planned import PROCESSLESS, PlannedServer, Rejected
+from vllm_launcher.prepare import Project, dtype_of
 from vllm_launcher.registry.entries import Flag, ModelSpec
 from vllm_launcher.settings import Settings
 
@@ -52,9 +52,9 @@ class Reason(_Frozen):
 
 
 class ServerReport(_Frozen):
-    """One server as it would be started. ``command`` and ``env`` are empty for an external one.
+    """One server as it would be started. ``command`` and ``env`` are empty for an external or shared one.
 
-    ``weights``: "here", "to fetch", "missing" (the entry names a path that does not exist) or "elsewhere" (external).
+    ``weights``: "here", "to fetch", "missing" (the entry names a path that does not exist) or "elsewhere".
     """
 
     model: str
@@ -124,12 +124,12 @@ def report_of(project: Project, hardware: Hardware, settings: Settings) -> PlanR
 
 
 def _server(spec: ModelSpec, planned: PlannedServer, settings: Settings) -> ServerReport:
-    is_external = planned.engine == EXTERNAL
-    checkpoint, weights = (Path(), "elsewhere") if is_external else _checkpoint(spec, planned, settings)
+    no_process = planned.engine in PROCESSLESS
+    checkpoint, weights = (Path(), "elsewhere") if no_process else _checkpoint(spec, planned, settings)
     return ServerReport(
         model=planned.model,
         engine=planned.engine,
-        engine_installed=is_external or installed(planned.engine, settings) is not None,
+        engine_installed=no_process or installed(planned.engine, settings) is not None,
         weights=weights,
         facts_from=planned.facts_from,
         on_demand=planned.on_demand,
@@ -146,7 +146,7 @@ def _server(spec: ModelSpec, planned: PlannedServer, settings: Settings) -> Serv
         plugins=planned.plugins,
         flags=dict(planned.flags),
         env=dict(planned.env),
-        command=() if is_external else _command(spec, planned, checkpoint, settings),
+        command=() if no_process else _command(spec, planned, checkpoint, settings),
         reasons=tuple(Reason(what=choice.what, value=choice.value, why=choice.why) for choice in planned.reasons),
     )
 

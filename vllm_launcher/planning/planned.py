@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from vllm_launcher.registry.entries import Flag
 
+PROCESSLESS = frozenset({"external", "shared"})
+"""What the plan calls the engines of servers that the launcher does not start."""
 GIB = 1 << 30
 MIB = 1 << 20
 

@@ -4,7 +4,7 @@ Pure: an entry in, contradictions out. Each names the place inside the entry, wh
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from vllm_launcher.registry.entries import (
@@ -15,6 +15,7 @@ from vllm_launcher.registry.entries import (
     ModelSpec,
     OmniEngine,
     PypiSource,
+    SharedEngine,
     VllmEngine,
 )
 from vllm_launcher.registry.positions import Path
@@ -61,8 +62,11 @@ def _source_and_engine(spec: ModelSpec) -> Iterator[Contradiction]:
     if isinstance(spec.engine, ExternalEngine):
         if spec.source is not None:
             yield Contradiction(("source",), "an external engine loads its own weights", "remove the source")
+    elif isinstance(spec.engine, SharedEngine):
+        if spec.source is not None:
+            yield Contradiction(("source",), "a shared engine has loaded its weights already", "remove the source")
     elif spec.source is None:
-        yield Contradiction((), f"{spec.id!r} has no source", "add a source, or an engine of type external")
+        yield Contradiction((), f"{spec.id!r} has no source", "add a source, or an engine of type external or shared")
 
 
 def _task_and_engine(spec: ModelSpec) -> Iterator[Contradiction]:
@@ -129,17 +133,39 @@ def _residency(spec: ModelSpec) -> Iterator[Contradiction]:
     residency = spec.residency
     if residency.model_fields_set and isinstance(spec.engine, ExternalEngine):
         yield Contradiction(("residency",), "an external engine loads and unloads its own models", "remove it")
+    if residency.model_fields_set and isinstance(spec.engine, SharedEngine):
+        fix = f"write it at {spec.engine.model!r}"
+        yield Contradiction(("residency",), "a shared engine stays as long as the entry it belongs to", fix)
     if residency.pinned and residency.idle_seconds is not None:
         message = "a pinned model is never unloaded, not for idleness either"
         yield Contradiction(("residency", "idle_seconds"), message, "keep pinned or idle_seconds")
 
 
 def _replicas(spec: ModelSpec) -> Iterator[Contradiction]:
-    if spec.replicas > 1 and isinstance(spec.engine, ExternalEngine | OmniEngine):
+    if spec.replicas > 1 and isinstance(spec.engine, ExternalEngine | OmniEngine | SharedEngine):
         message = f"replicas are for vLLM servers, not for an engine of type {spec.engine.type}"
         yield Contradiction(("replicas",), message, "remove it")
     if spec.replicas == 1 and "balance" in spec.model_fields_set:
         yield Contradiction(("balance",), "one server has nothing to balance", 'remove it, or write "replicas": 2')
+
+
+def wrong_shares(specs: Sequence[ModelSpec]) -> Iterator[tuple[int, Contradiction]]:
+    """Entries that share a server which is not there, or which cannot do what they are for."""
+    by_id = {spec.id: spec for spec in specs}
+    place = ("engine", "model")
+    for index, spec in enumerate(specs):
+        if not isinstance(spec.engine, SharedEngine):
+            continue
+        owner = by_id.get(spec.engine.model)
+        if owner is None:
+            message, fix = f"there is no entry {spec.engine.model!r}", "name the id of another entry"
+        elif isinstance(owner.engine, SharedEngine):
+            message, fix = f"{owner.id!r} has no server of its own", f"name {owner.engine.model!r}"
+        elif spec.task != owner.task and (spec.task, owner.task) != ("chat", "vision-chat"):
+            message, fix = f"{owner.id!r} serves {owner.task}, not {spec.task}", f'write "task": "{owner.task}"'
+        else:
+            continue
+        yield index, Contradiction(place, message, fix)
 
 
 def _is_flag(name: str) -> bool:
@@ -147,7 +173,7 @@ def _is_flag(name: str) -> bool:
 
 
 def _flags(spec: ModelSpec) -> Flags:
-    return {} if isinstance(spec.engine, ExternalEngine) else spec.engine.flags
+    return {} if isinstance(spec.engine, ExternalEngine | SharedEngine) else spec.engine.flags
 
 
 CHECKS: tuple[Callable[[ModelSpec], Iterator[Contradiction]], ...] = (

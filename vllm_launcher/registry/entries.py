@@ -17,6 +17,7 @@ Text = Annotated[str, Field(min_length=1)]
 MODEL_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 FLAG_PATTERN = r"^[a-z][a-z0-9.-]*$"
 VARIABLE_PATTERN = r"^[A-Z][A-Z0-9_]*$"
+COLLECTION_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 RESERVED_IDS = frozenset({
     "api", "assets", "audio", "batch", "chat", "completions", "docs", "documents", "embeddings", "events",
@@ -123,10 +124,56 @@ class ExternalEngine(Entry):
     )
 
 
-Engine = Annotated[VllmEngine | OmniEngine | ExternalEngine, Field(discriminator="type")]
+class SharedEngine(Entry):
+    """The server of another entry: this one is only another chain in front of it, and takes no memory of its own."""
+
+    type: Literal["shared"]
+    model: str = Field(pattern=MODEL_ID_PATTERN, description="The id of the entry whose server it uses.")
+
+
+Engine = Annotated[VllmEngine | OmniEngine | ExternalEngine | SharedEngine, Field(discriminator="type")]
 
 
 # --- what answers with it ----------------------------------------------------------------
+
+
+class Retrieval(Entry):
+    """The documents that a chain answers from."""
+
+    collection: str = Field(pattern=COLLECTION_PATTERN, description="As it is named when documents are ingested.")
+    passages: Annotated[int, Field(ge=1, le=32, description="Passages that one answer is given.")] = 4
+
+
+class McpUrl(Entry):
+    """An MCP server that is reached over HTTP."""
+
+    type: Literal["http"]
+    url: str = Field(pattern=r"^https?://[^\s/]+", description="Its streamable HTTP endpoint.")
+    api_key_env: str | None = Field(
+        None, pattern=VARIABLE_PATTERN, description="Environment variable that holds its bearer token."
+    )
+
+
+class McpCommand(Entry):
+    """An MCP server that is started for each call and speaks over its standard input and output."""
+
+    type: Literal["stdio"]
+    command: Text
+    args: list[str] = Field(default_factory=list)
+    env: dict[Annotated[str, Field(pattern=VARIABLE_PATTERN)], str] = Field(default_factory=dict[str, str])
+
+
+McpServer = Annotated[McpUrl | McpCommand, Field(discriminator="type")]
+
+
+class RunLimits(Entry):
+    """What one run of a chain with tools may take; it ends with a clear message where it would take more."""
+
+    steps: Annotated[int, Field(ge=1, le=64, description="Times the model is asked.")] = 8
+    seconds: Annotated[float, Field(gt=0, description="The whole run.")] = 300
+    tokens: Annotated[int, Field(ge=1, description="Prompt and answer tokens of all steps together.")] = 32768
+    tool_seconds: Annotated[float, Field(gt=0, description="One call of a tool.")] = 30
+    tool_characters: Annotated[int, Field(ge=1, description="What the model is shown of one tool's result.")] = 4000
 
 
 class ChainRef(Entry):
@@ -138,6 +185,16 @@ class ChainRef(Entry):
     )
     system_prompt: str | None = None
     variables: dict[str, str] = Field(default_factory=dict, description="Values for the prompt's variables.")
+    retrieval: Retrieval | None = Field(None, description="For a package that answers from documents.")
+    tools: list[Text] = Field(
+        default_factory=list,
+        description="For a package that calls tools: names of included tools, and of entry points of the group "
+        "langserve_vllm.tools.",
+    )
+    mcp_servers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], McpServer] = Field(
+        default_factory=dict[str, McpServer], description="MCP servers whose tools the chain may call, by name."
+    )
+    limits: RunLimits = Field(default_factory=RunLimits)
 
 
 class Sampling(Entry):
@@ -221,7 +278,9 @@ class ModelSpec(Entry):
         json_schema_extra=_forbid_reserved,
     )
     task: Task = "chat"
-    source: Source | None = Field(None, description="Where the weights come from; absent for an external engine.")
+    source: Source | None = Field(
+        None, description="Where the weights come from; absent for an engine that is external or shared."
+    )
     engine: Engine = Field(default_factory=VllmEngine)
     chain: ChainRef | None = Field(None, description="Absent: served without a chain (embeddings).")
     sampling: Sampling = Field(default_factory=Sampling)

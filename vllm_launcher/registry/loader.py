@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vllm_launcher.registry.contradictions import contradictions
+from vllm_launcher.registry.contradictions import contradictions, wrong_shares
 from vllm_launcher.registry.entries import (
     ChainRef,
     Document,
@@ -30,6 +30,7 @@ from vllm_launcher.registry.entries import (
     PathSource,
     PypiSource,
     Sampling,
+    SharedEngine,
     Source,
     Task,
     VllmEngine,
@@ -39,8 +40,8 @@ from vllm_launcher.registry.problems import Problem, RegistryError, at, problems
 
 __all__ = [
     "ChainRef", "Drawing", "Engine", "Entry", "ExternalEngine", "Flag", "HubSource", "Limits", "Metadata", "ModelSpec",
-    "OmniEngine", "PathSource", "Problem", "PypiSource", "Registry", "RegistryError", "Sampling", "Source", "Task",
-    "VllmEngine", "check_chains", "load_registry", "schema_text", "write_schema",
+    "OmniEngine", "PathSource", "Problem", "PypiSource", "Registry", "RegistryError", "Sampling", "SharedEngine",
+    "Source", "Task", "VllmEngine", "check_chains", "load_registry", "schema_text", "write_schema",
 ]  # fmt: skip
 
 MAX_BYTES = 1 << 20
@@ -55,6 +56,16 @@ class Registry(Document):
     def get(self, model: str) -> ModelSpec | None:
         """The entry of that id."""
         return next((spec for spec in self.models if spec.id == model), None)
+
+    def server_of(self, spec: ModelSpec) -> ModelSpec:
+        """The entry whose server answers for this one: its own, or the one that it shares."""
+        owner = self.get(spec.engine.model) if isinstance(spec.engine, SharedEngine) else None
+        return owner or spec
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """The entries that use another's server, each with that one's id."""
+        return {spec.id: spec.engine.model for spec in self.models if isinstance(spec.engine, SharedEngine)}
 
 
 def load_registry(path: Path) -> Registry:
@@ -179,12 +190,17 @@ def _repeated_ids(located: Located) -> Iterator[Problem]:
 
 def _contradictions(located: Located) -> Iterator[Problem]:
     """Of the entries that are sound in themselves; the others are reported for what they are."""
+    sound: dict[int, ModelSpec] = {}
     for index, entry in _entries(located):
         try:
             spec = ModelSpec.model_validate(entry)
         except ValidationError:
             continue
+        sound[index] = spec
         for clash in contradictions(spec):
+            yield at(located.find_key(("models", index, *clash.path)), clash.message, clash.fix)
+    if len(sound) == len(list(_entries(located))):
+        for index, clash in wrong_shares(list(sound.values())):
             yield at(located.find_key(("models", index, *clash.path)), clash.message, clash.fix)
 
 

@@ -62,13 +62,18 @@ class Options(BaseModel):
     logit_bias: dict[str, float] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    structured_outputs: dict[str, Any] | None = None
+    stop_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     thinking: bool | None = Field(None, description="Whether a model that can reason does so before it answers.")
 
     def arguments(self) -> dict[str, Any]:
         """As keyword arguments of ``ChatVLLM``'s methods."""
         said = self.model_dump(exclude_none=True)
         if (thinking := said.pop("thinking", None)) is not None:
-            said["chat_template_kwargs"] = {"enable_thinking": thinking, "thinking": thinking}
+            told = self.chat_template_kwargs or {}
+            said["chat_template_kwargs"] = {"enable_thinking": thinking, "thinking": thinking, **told}
         return said
 
 

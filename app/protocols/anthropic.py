@@ -1,0 +1,50 @@
+"""Anthropic's protocol: https://docs.anthropic.com/en/api/messages. Its list of models is at OpenAI's path."""
+
+import functools
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from app.openapi import Bodies
+from app.protocols.anthropic_answers import frame, render_message, stream_message
+from app.protocols.anthropic_requests import UNSUPPORTED, CountBody, MessagesBody, read_messages
+from app.protocols.chat_service import ChatService
+from app.protocols.delivery import Delivery, Wire, parse
+from app.protocols.shapes import render_anthropic
+
+WIRE = Wire(frame, render_anthropic)
+EXAMPLE = {
+    "model": "smollm2",
+    "max_tokens": 64,
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+}
+BODIES = {
+    "/v1/messages": Bodies(MessagesBody, None, EXAMPLE),
+    "/v1/messages/count_tokens": Bodies(CountBody, None, {key: EXAMPLE[key] for key in ("model", "messages")}),
+}
+
+
+def create_router(chats: ChatService) -> APIRouter:
+    """Return the routes under ``/v1/messages``."""
+    delivery = Delivery(chats, WIRE)
+    router = APIRouter(tags=["Anthropic"], prefix="/v1/messages")
+
+    @router.post("", summary="Answer a conversation", response_class=Response)
+    async def messages(request: Request) -> Response:
+        """A message, or its events where `stream` is true."""
+        asked = read_messages(parse(MessagesBody, await delivery.read(request), UNSUPPORTED), request)
+        name = delivery.catalogue.choose(asked.model).name
+        if asked.stream:
+            return await delivery.stream_answer(request, asked, functools.partial(stream_message, model=name))
+        (message,) = await delivery.answer(request, asked)
+        return JSONResponse(render_message(message, name))
+
+    @router.post("/count_tokens", summary="Count a conversation's tokens", response_class=Response)
+    async def count_tokens(request: Request) -> Response:
+        """As the model's engine would be given it: with the chain's prompt, the tools and the chat template."""
+        asked = read_messages(parse(CountBody, await delivery.read(request), UNSUPPORTED), request)
+        async with delivery.wanted(request):
+            return JSONResponse({"input_tokens": await chats.count(asked)})
+
+    _ = messages, count_tokens
+    return router

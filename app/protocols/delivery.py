@@ -1,0 +1,200 @@
+"""How an HTTP protocol takes a request and delivers its answer: what all of them share, and nothing of their shapes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from fastapi import Request
+from langchain_core.messages import AIMessage, AIMessageChunk
+from pydantic import BaseModel, ValidationError
+from starlette.responses import Response
+
+from app.errors import InvalidInput, ShuttingDown
+from app.guard import parse_preferences, read_json, while_wanted
+from app.protocols.chat_request import ChatRequest
+from app.protocols.chat_service import ChatService, gather
+from app.protocols.shapes import Shape
+from app.protocols.sse import Event, EventStream, Pump
+from app.responses import invalid, name_error, named_errors
+
+SESSION_HEADER = "x-session-id"
+SESSION_LENGTH = 128
+"""Characters of a conversation's name at most."""
+Body = TypeVar("Body", bound=BaseModel)
+Pieces = AsyncIterator[tuple[int, AIMessageChunk]]
+"""Of several answers, each with its answer's index."""
+Render = Callable[[Pieces], AsyncGenerator[Event, None]]
+
+
+# --- taking --------------------------------------------------------------------------------
+
+
+def parse(kind: type[Body], body: Mapping[str, Any], unsupported: Mapping[str, str] | None = None) -> Body:
+    """Return a body as its type.
+
+    Args:
+        kind: Names every field that is known; others are errors, as a field that does nothing misleads.
+        body: The JSON object.
+        unsupported: Fields that the protocol has and this service has not, each with the sentence that says so.
+
+    Raises:
+        InvalidInput: With every field that does not fit.
+    """
+    for name, why in (unsupported or {}).items():
+        if body.get(name) not in (None, False):
+            raise InvalidInput(f"{name}: {why}", param=name)
+    said = {name: value for name, value in body.items() if name not in (unsupported or {})}
+    try:
+        return kind.model_validate(said)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        raise invalid([_say_unknown(problem) for problem in problems]) from error
+
+
+def _say_unknown(problem: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**problem, "msg": "There is no such field here."} if problem["type"] == "extra_forbidden" else problem
+
+
+def session_of(request: Request, told: Any = None) -> str | None:
+    """Return the conversation a request continues: as its body tells, else its header ``x-session-id``.
+
+    Raises:
+        InvalidInput: It is no short text.
+    """
+    session = told if told is not None else request.headers.get(SESSION_HEADER)
+    if session is None:
+        return None
+    if not isinstance(session, str) or not 0 < len(session) <= SESSION_LENGTH:
+        raise InvalidInput(f"session_id: a text of 1 to {SESSION_LENGTH} characters.", param="session_id")
+    return session
+
+
+def wait_of(request: Request) -> float | None:
+    """Return how long a request is willing to wait for its model, where it says so (``Prefer: wait=N``)."""
+    return parse_preferences(request.headers.getlist("prefer")).wait
+
+
+# --- delivering ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wire:
+    """The form of a protocol's streams."""
+
+    frame: Callable[[Any], Event]
+    """Makes an event of a JSON value."""
+    shape: Shape
+    """Of errors."""
+    media_type: str = "text/event-stream"
+    comments: bool = True
+    """Whether silence may be broken by a comment."""
+
+    def render_error(self, error: BaseException) -> Event:
+        """Return an error that comes after the status has been sent."""
+        return self.frame(self.shape(name_error(error))[1])
+
+
+class Delivery:
+    """Takes the requests of one protocol and delivers their answers.
+
+    Args:
+        chats: Answers conversations.
+        wire: The form of its streams.
+    """
+
+    def __init__(self, chats: ChatService, wire: Wire) -> None:
+        self.chats = chats
+        self.settings = chats.settings
+        self.catalogue = chats.catalogue
+        self._wire = wire
+
+    async def read(self, request: Request) -> dict[str, Any]:
+        """Return the body of a request: a JSON object within the limits.
+
+        Raises:
+            ServiceError: It is none, or the app is about to end.
+        """
+        if self.chats.shutdown.begun:
+            raise ShuttingDown
+        body = await read_json(request, self.settings.limits)
+        if not isinstance(body, dict):
+            raise InvalidInput("The body is a JSON object.", param="body")
+        return cast("dict[str, Any]", body)
+
+    @contextlib.asynccontextmanager
+    async def wanted(self, request: Request) -> AsyncGenerator[None]:
+        """Run the block for as long as somebody waits for it; only errors of this service leave it.
+
+        Raises:
+            CallerLeft: Nobody waits any more.
+        """
+        with named_errors():
+            async with while_wanted(request.receive, self.chats.shutdown):
+                yield
+
+    async def answer(self, request: Request, asked: ChatRequest) -> list[AIMessage]:
+        """Return the answers to one question.
+
+        Raises:
+            ServiceError: What went wrong.
+        """
+        async with self.wanted(request):
+            return await self.chats.answer(asked)
+
+    async def answer_all(self, request: Request, asked: Sequence[ChatRequest]) -> list[list[AIMessage]]:
+        """Return the answers to several questions, some of them at once; the first error ends all.
+
+        Raises:
+            ServiceError: What went wrong.
+        """
+        slots = asyncio.Semaphore(self.settings.limits.batch_concurrency)
+
+        async def one(question: ChatRequest) -> list[AIMessage]:
+            async with slots:
+                return await self.chats.answer(question)
+
+        async with self.wanted(request):
+            return await gather(one(question) for question in asked)
+
+    async def stream_answer(self, request: Request, asked: ChatRequest, render: Render) -> Response:
+        """Stream an answer in the protocol's events.
+
+        Raises:
+            ServiceError: What went wrong before the first of them.
+        """
+        self.chats.check(asked)
+        return await self.stream(request, self._events(asked, render))
+
+    async def _events(self, asked: ChatRequest, render: Render) -> AsyncGenerator[Event, None]:
+        """Yield the events of an answer, from its question on: one generator, that runs in one task."""
+        async with (
+            contextlib.aclosing(self.chats.stream_choices(asked)) as pieces,
+            contextlib.aclosing(render(pieces)) as events,
+        ):
+            async for event in events:
+                yield event
+
+    async def stream(self, request: Request, events: AsyncGenerator[Event, None], *, raw: bool = False) -> Response:
+        """Return a stream once its first event is there, or has been waited for long enough.
+
+        Args:
+            request: Whose caller is kept in view.
+            events: In the protocol's form.
+            raw: They are somebody else's bytes, which nothing may come between.
+
+        Raises:
+            ServiceError: What went wrong before the first event.
+        """
+        async with self.wanted(request):
+            pump = Pump(events)
+            held = await pump.hold(lambda _: True, self.settings.stream_hold)
+        return EventStream(
+            pump,
+            held=held,
+            render_error=self._wire.render_error,
+            shutdown=self.chats.shutdown,
+            ping=self.settings.ping if self._wire.comments and not raw else None,
+            media_type=self._wire.media_type,
+        )

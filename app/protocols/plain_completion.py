@@ -1,0 +1,84 @@
+"""The continuation of a text by a raw model, without a chat template, as the messages that protocols render."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+import httpx2
+from langchain_core.messages import AIMessage, AIMessageChunk
+
+from app.catalogue import Choice
+from app.engine_line import EngineLine
+from app.errors import EngineDied
+from app.protocols.chat_request import ChatRequest
+from app.upstream import translate_answer
+
+PATH = "/completions"
+FOREIGN = ("tools", "tool_choice", "parallel_tool_calls", "thinking", "top_logprobs", "session_id")
+"""Options that a text without turns has no use for."""
+
+
+def body_of(request: ChatRequest, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the engine's request: OpenAI's completions, with vLLM's fields."""
+    body = {name: value for name, value in options.items() if name not in FOREIGN}
+    if body.pop("logprobs", None):
+        body["logprobs"] = options.get("top_logprobs") or 1
+    return {**body, "prompt": request.prompt}
+
+
+async def complete(choice: Choice, request: ChatRequest, options: Mapping[str, Any]) -> AIMessage:
+    """Return the whole continuation.
+
+    Raises:
+        ServiceError: The engine refused or failed.
+    """
+    answer = await choice.served.line.ask(PATH, body_of(request, options))
+    (said,) = answer["choices"]
+    return AIMessage(said["text"], usage_metadata=_usage(answer), response_metadata=_metadata(said))
+
+
+async def complete_stream(
+    choice: Choice, request: ChatRequest, options: Mapping[str, Any]
+) -> AsyncGenerator[AIMessageChunk, None]:
+    """Yield the continuation as it comes.
+
+    Raises:
+        ServiceError: The engine refused, failed, or ended too early.
+    """
+    line = choice.served.line
+    body = {**body_of(request, options), "stream": True, "stream_options": {"include_usage": True}}
+    finished = False
+    async with line.open(PATH, body) as response:
+        async for event in _events(line, response):
+            if "error" in event:
+                raise translate_answer(500, event)
+            for said in event.get("choices") or ():
+                finished = finished or said.get("finish_reason") is not None
+                yield AIMessageChunk(content=said["text"], response_metadata=_metadata(said))
+            if event.get("usage"):
+                yield AIMessageChunk(content="", usage_metadata=_usage(event))
+    if not finished:
+        raise EngineDied("The engine's answer ended before it was whole.", hint="What arrived is not the whole answer.")
+
+
+async def _events(line: EngineLine, response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+    """Yield the JSON of an SSE answer's events."""
+    rest = b""
+    async for piece in line.pieces(response):
+        *lines, rest = (rest + piece).split(b"\n")
+        for each in lines:
+            data = each.removeprefix(b"data:").strip()
+            if each.startswith(b"data:") and data != b"[DONE]":
+                yield json.loads(data)
+
+
+def _metadata(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: said[name] for name in ("finish_reason", "stop_reason", "logprobs") if said.get(name) is not None}
+
+
+def _usage(answer: Mapping[str, Any]) -> Any:
+    usage = answer.get("usage")
+    if not usage:
+        return None
+    given, made = usage["prompt_tokens"], usage.get("completion_tokens") or 0
+    return {"input_tokens": given, "output_tokens": made, "total_tokens": given + made}
