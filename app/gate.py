@@ -85,6 +85,25 @@ class Gate:
             )
         return key
 
+    async def enter_grpc(self, method: str, metadata: Mapping[str, str | bytes]) -> Call:
+        """Return the call of one gRPC request, its key found; ``pass_through`` lets it in.
+
+        Args:
+            method: As gRPC names it: ``/inference.GRPCInferenceService/ModelInfer``.
+            metadata: Of the invocation, as a mapping: ``authorization`` or ``x-api-key``, ``x-request-id``.
+
+        Raises:
+            Unauthorized: There is no key, or it may not be used; it is noted.
+        """
+        headers = {name.lower(): value for name, value in metadata.items() if isinstance(value, str)}
+        call = Call(request_id(headers.get("x-request-id")), "grpc", method[:200])
+        try:
+            call.key = self.identify(headers)
+        except ServiceError as error:
+            self.refuse(call, error)
+            raise
+        return call
+
     def permit(self, model: str) -> None:
         """Refuse a model that the key of the call under way may not use.
 

@@ -12,6 +12,7 @@ import httpx
 import httpx2
 import pytest
 
+from app.errors import NotAllowed, Unauthorized
 from app.guarding import NoKeysError
 from app.owner import current_owner
 from app.server import create_app
@@ -524,3 +525,23 @@ async def test_an_error_is_counted_by_its_type_wherever_it_comes(tmp_path: Path,
     kind = {"invoke": "engine_unreachable", "stream": "engine_died"}[way]
     assert f'langserve_vllm_errors_total{{kind="{kind}",model="{MODEL}",protocol="langserve"}} 1.0' in text
     assert (noted["outcome"], noted["error"]) == ("error", kind)
+
+
+# --- gRPC ----------------------------------------------------------------------------------
+
+
+async def test_grpc_comes_by_the_same_gate(tmp_path: Path) -> None:
+    """Its metadata holds the key; models, limits and notes are the same."""
+    async with guarded(tmp_path) as service:
+        gate, (key, text) = service.app.state.guarding.gate, service.keys.create("alice", models=("other",))
+        method = "/inference.GRPCInferenceService/ModelInfer"
+        with pytest.raises(Unauthorized):
+            await gate.enter_grpc(method, {"authorization": "Bearer nothing", "trace-bin": b"x"})
+        call = await gate.enter_grpc(method, {"authorization": f"Bearer {text}", "x-request-id": "g1"})
+        assert call.key == key
+        with pytest.raises(NotAllowed):
+            async with gate.pass_through(call, counts=True):
+                await service.app.state.table.ensure_ready(MODEL, 0)
+        refused, failed = service.audit()
+    assert (refused["error"], refused["route"], refused["protocol"]) == ("unauthorized", method, "grpc")
+    assert (failed["error"], failed["request_id"], failed["key"]) == ("not_allowed", "g1", key.id)
