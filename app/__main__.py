@@ -35,13 +35,14 @@ def main() -> None:
         give_up(error)
 
     from app.chains import ChainError  # noqa: PLC0415 -- see above
+    from app.memory.store import StoreError  # noqa: PLC0415
     from app.server import create_app  # noqa: PLC0415
     from app.web_server import run  # noqa: PLC0415
     from vllm_launcher.registry import RegistryError  # noqa: PLC0415
 
     try:
         app = create_app(settings)
-    except (RegistryError, ChainError) as error:
+    except (RegistryError, ChainError, StoreError) as error:
         give_up(error)
     run(app, settings, listener)
 

@@ -6,18 +6,29 @@ second, whether its model does or not.
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx2
-from chat_vllm import ChatVLLM, configurable
-from langchain_core.runnables import Runnable
+from chat_vllm import ChatVLLM, ConfigurableChat, configurable
+from image_generation import Drawing, ImageLimits, ImageModel
+from image_generation.model import Keep
+from langchain_core.messages import BaseMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import SecretStr
 
+from app.connection import Connections
 from app.endpoint import BASE_URL, EndpointTransport
-from app.settings import Settings, read_secret
+from app.engine import Engine
+from app.images import ImageCheck
+from app.memory.chain import Habits, remembering
+from app.memory.counting import Counter
+from app.memory.turntaking import TurnTaking
+from app.passage import GuardedEngine, Passages
+from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
-from vllm_launcher.registry import ExternalEngine, ModelSpec, Registry
+from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
 
@@ -27,6 +38,14 @@ NO_KEY = SecretStr("EMPTY")
 
 class ChainError(Exception):
     """A chain cannot be built: its package is missing, or does not build one."""
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """What chains need to remember conversations; ``ttl`` in seconds, 0: for ever."""
+
+    turns: TurnTaking
+    ttl: float
 
 
 @dataclass(frozen=True)
@@ -41,16 +60,38 @@ class EngineAccess:
     timeout: httpx2.Timeout
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
-    guard: Callable[[str, httpx2.AsyncBaseTransport], httpx2.AsyncBaseTransport] | None = None
-    """Puts the guard's passage before the way to a model's engine (``app/passage.py``)."""
+    guard: Passages | None = None
+    """Stands before the ways to the engines."""
     registry: Registry | None = None
     """Tells whose server an entry uses that has none of its own."""
+    limits: Limits = field(default_factory=Limits)
+    images: ImageCheck = field(default_factory=lambda: ImageCheck(Limits()))
+    """What every image passes on its way to a model."""
+    keep: Keep | None = None
+    """Keeps drawn pictures; returns where each can be seen."""
+    memory: Remembering | None = None
+    """With it, chains remember what is said in a session."""
+    short: Connections | None = None
+    """Connections for what is streamed; without them everything goes by ``connections``."""
+
+    async def aclose(self) -> None:
+        """End every connection."""
+        await self.connections.aclose()
+        if self.short is not None:
+            await self.short.aclose()
+
+    def engine(self, model: str) -> Engine | GuardedEngine | None:
+        """Return the short way to the ready server of ``model``."""
+        if self.short is None:
+            return None
+        engine = Engine(model, self.table, self.short, wait=self.wait)
+        return engine if self.guard is None else self.guard.engine(model, engine)
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
         transport: httpx2.AsyncBaseTransport = EndpointTransport(model, self.table, self.connections, wait=self.wait)
         if self.guard is not None:
-            transport = self.guard(model, transport)
+            transport = self.guard.transport(model, transport)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
 
     def credentials(self, spec: ModelSpec) -> tuple[str, SecretStr]:
@@ -61,6 +102,13 @@ class EngineAccess:
             return server.id, NO_KEY
         key = read_secret(engine.api_key_env) if engine.api_key_env else None
         return engine.model or server.id, SecretStr(key) if key else NO_KEY
+
+
+def open_short_connections(settings: Settings) -> Connections:
+    """Return the connections that streams and answers of chat models take."""
+    return Connections(
+        settings.engine_connections, connect_within=settings.engine_connect, silence=settings.engine_silence
+    )
 
 
 def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
@@ -96,16 +144,40 @@ def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] =
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
     try:
-        return build(
-            build_chat_model(spec, access, kind=kind),
-            system_prompt=spec.chain.system_prompt,
-            variables=spec.chain.variables,
-        )
-    except ValueError as error:  # a variable of the prompt without a value, for example
+        model = _build_model(spec, access, kind)
+        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
+    except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
+    return _remember(chain, spec, spec.chain, access) if access.memory and spec.chain.memory.enabled else chain
 
 
-def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+def _remember(chain: Chain, spec: ModelSpec, ref: ChainRef, access: EngineAccess) -> Chain:
+    """Return the chain with a memory, where it is one over messages."""
+    if access.memory is None:
+        return chain
+    habits = Habits(
+        spec.id,
+        summarises=ref.memory.when_full == "summarise",
+        ttl=(ref.memory.ttl_seconds or access.memory.ttl) or None,
+        max_tokens=spec.sampling.max_tokens,
+    )
+    llm = build_chat_model(spec, access)
+    counter = Counter(llm.model, limit=spec.limits.max_model_len)
+    return remembering(chain, llm, turns=access.memory.turns, counter=counter, habits=habits)
+
+
+def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) -> Any:
+    """Return what a package's ``build_chain`` is given, by the entry's task."""
+    match spec.task:
+        case "image-generation":
+            return build_image_model(spec, access)
+        case "vision-chat":
+            return build_vision_model(spec, access, kind=kind)
+        case _:
+            return build_chat_model(spec, access, kind=kind)
+
+
+def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> ConfigurableChat:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
     defaults = spec.sampling.model_dump(exclude_none=True)
@@ -115,11 +187,40 @@ def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVL
         base_url=BASE_URL,
         api_key=key,
         http_async_client=client,
+        engine=access.engine(spec.id),
         timeout=access.timeout,
         max_retries=0,
         **defaults,
     )
     return configurable(llm)
+
+
+def build_vision_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+    """Return the chat model of one entry behind the check of images: whichever way one came, it is checked."""
+
+    async def check(prompt: PromptValue) -> list[BaseMessage]:
+        return await access.images.check_images(prompt.to_messages(), spec.limits)
+
+    return RunnableLambda(check) | build_chat_model(spec, access, kind=kind)
+
+
+def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
+    """Return the image model of one entry, with its drawing defaults and limits; what it draws is kept."""
+    name, key = access.credentials(spec)
+    return ImageModel(
+        model=name,
+        base_url=BASE_URL,
+        api_key=key,
+        drawing=Drawing.model_validate(spec.drawing.model_dump()),
+        limits=ImageLimits(
+            pictures=spec.limits.max_images or access.limits.pictures,
+            pixels=spec.limits.max_pixels or access.limits.picture_pixels,
+            steps=access.limits.picture_steps,
+        ),
+        keep=access.keep,
+        timeout=access.timeout,
+        http_async_client=access.client(spec.id),
+    )
 
 
 def _find_builder(model: str, package: str) -> Callable[..., Chain]:

@@ -1,122 +1,462 @@
-"""One client's connection, bounded in time and size before there is a request: what uvicorn leaves open.
+"""HTTP/1.1 to an engine, with nothing between the socket and whoever reads: what arrives is handed on as it arrives.
 
-uvicorn waits for ever for the end of a request's head, reads heads of any length, and takes any number of connections.
+A general HTTP client costs more per piece of a stream than everything else the app does with it; see docs/adr/0007.
 """
 
 import asyncio
-import json
-from http import HTTPStatus
-from typing import Any
+import contextlib
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import SplitResult, urlsplit
 
-from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
 
-from app.guard_asgi import ABORT
-from app.settings import Limits
+from app.errors import EngineBusy, EngineDied, EngineTimeout, EngineUnreachable, ServiceError
+
+ENOUGH = 64 * 1024
+"""Bytes of an answer that may wait for their reader; then the engine waits."""
+IDLE = 2.0
+"""Seconds that an unused connection is kept: engines close them after 5, and a request that meets the closing fails."""
+LEFTOVERS = 1.0
+"""Seconds that the last bytes of a finished answer may take; they are awaited so that its connection can be used on."""
+UNREACHABLE = "The engine refuses connections: it has just ended or is not up yet."
+CLOSED = "The engine closed the connection before it answered."
+DIED = "The engine ended in the middle of the answer."
+HALF = "What arrived is not the whole answer."
+SILENT = "The engine has sent nothing for too long."
+
+Address = tuple[str, int, bool]
+"""Host, port, whether TLS is spoken."""
 
 
-def bounded(limits: Limits) -> type[HttpToolsProtocol]:
-    """Return the protocol class for uvicorn's ``http`` setting."""
+class Connect(Protocol):
+    """Opens connections: the event loop's ``create_connection``, or a test's."""
 
-    class Bounded(Connection):
-        bounds = limits
+    async def __call__(
+        self, protocol_factory: Callable[[], asyncio.Protocol], host: str, port: int, *, ssl: ssl.SSLContext | None
+    ) -> tuple[Any, Any]:
+        """Connect; OSError where nobody listens."""
+        ...
 
-    return Bounded
 
+class Answer:
+    """An answer under way. Its body is pulled (``async for``) or pushed (``push``), the one or the other.
 
-class Connection(HttpToolsProtocol):
-    """uvicorn's, with a limit on the time and size of a request's head and on the number of connections."""
+    Args:
+        silence: Seconds without a byte after which it fails.
+    """
 
-    bounds: Limits
+    def __init__(self, silence: float) -> None:
+        self.status_code = 0
+        self._silence = silence
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._begun: asyncio.Future[None] = self._loop.create_future()
+        self._pieces: deque[bytes] = deque()
+        self._waiting = 0
+        self._news: asyncio.Future[None] | None = None
+        self.observer: Callable[[bytes], None] | None = None
+        """Sees every piece as it arrives, whoever reads it."""
+        self._on_piece: Callable[[bytes], None] | None = None
+        self._on_end: Callable[[ServiceError | None], None] | None = None
+        self._error: ServiceError | None = None
+        self._complete = self._closed = self._paused = False
+        self._heard = self._loop.time()
+        self._timer = self._loop.call_later(silence, self._check_silence)
+        self.lifetime = contextlib.ExitStack()
+        """Closed once, when nobody waits for anything of it any more."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._in_head = True
-        self._head_bytes = 0
-        self._body_whole = True
-        self._patience: asyncio.TimerHandle | None = None
+    def __repr__(self) -> str:
+        return f"<Answer {self.status_code or 'not begun'}{' complete' if self._complete else ''}>"
 
-    @override
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take it, unless there are too many."""
-        super().connection_made(transport)
-        if len(self.connections) > self.bounds.connections:
-            self._refuse(503, "too_many_connections", "Too many connections are open.")
+    # --- for the reader --------------------------------------------------------------------
+
+    @property
+    def failed(self) -> bool:
+        """Whether something ended it early."""
+        return self._error is not None
+
+    async def begin(self) -> None:
+        """Return when the status is there; raise what kept it from coming."""
+        await self._begun
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next piece."""
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                raise StopAsyncIteration
+            self._news = self._loop.create_future()
+            await self._news
+        piece = self._pieces.popleft()
+        self._waiting -= len(piece)
+        if self._paused and self._waiting < ENOUGH:
+            self.resume()
+        return piece
+
+    def push(self, on_piece: Callable[[bytes], None], on_end: Callable[[ServiceError | None], None]) -> None:
+        """Hand on every piece the moment it arrives, and at last, once, the end: None or what ended it."""
+        self._on_piece, self._on_end = on_piece, on_end
+        while self._pieces and self._on_piece is not None:
+            on_piece(self._pieces.popleft())
+        self._waiting = 0
+        if self._error is not None or self._complete:
+            self._tell_end()
+
+    def pause(self) -> None:
+        """Read no more from the engine: whoever reads here is slower."""
+        if self._connection is not None and not self._paused and not self._complete:
+            self._paused = True
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            self._heard = self._loop.time()
+            if self._connection is not None:
+                self._connection.resume()
+
+    def fail(self, error: ServiceError) -> None:
+        """End it with an error; the engine is told by the connection's end."""
+        if self._complete or self._error is not None:
             return
-        self._wait_for_head()
+        self._error = error
+        self._disconnect()
+        if not self._begun.done():
+            self._begun.set_exception(error)
+            self._begun.exception()  # nobody may be waiting for it yet
+        self._tell()
 
-    @override
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
-        self._stop_waiting()
-        super().connection_lost(exc)
+    async def aclose(self) -> None:
+        """As ``close``."""
+        self.close()
 
-    @override
-    def data_received(self, data: bytes) -> None:
-        """Read on, if that does not make the head too large."""
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.bounds.header_bytes:
-                message = f"The request's line and headers are larger than {self.bounds.header_bytes} bytes."
-                self._refuse(431, "too_large", message)
+    def close(self) -> None:
+        """Stop reading: what the engine has not finished it need not finish."""
+        self._on_piece = self._on_end = None
+        if not self._complete:
+            self._disconnect()
+        self._finish()
 
-    @override
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        super().on_message_begin()
-        self._in_head, self._head_bytes, self._body_whole = True, 0, False
-        self._wait_for_head()
-
-    @override
-    def on_headers_complete(self) -> None:
-        """The head is whole: from here on the guard watches."""
-        self._in_head = False
-        self._stop_waiting()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[typeddict-unknown-key]
-        super().on_headers_complete()
-
-    @override
-    def on_message_complete(self) -> None:
-        """The body is whole."""
-        self._body_whole = True
-        super().on_message_complete()
-
-    @override
-    def on_response_complete(self) -> None:
-        """Answered, maybe before the body had come: then the rest has to come soon."""
-        super().on_response_complete()
-        if not self._body_whole and not self.transport.is_closing():
-            self._stop_waiting()
-            self._patience = self.loop.call_later(self.bounds.header_seconds, self.transport.close)
-
-    def _wait_for_head(self) -> None:
-        self._stop_waiting()
-        self._patience = self.loop.call_later(self.bounds.header_seconds, self._lose_patience)
-
-    def _stop_waiting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-    def _lose_patience(self) -> None:
-        if self._head_bytes:
-            message = f"The request's head did not arrive within {self.bounds.header_seconds:g} s."
-            self._refuse(408, "too_slow", message)
+    def finish(self) -> None:
+        """Stop reading because the rest does not matter: the connection may be used again after it."""
+        self._on_piece, self._on_end = _ignore, None
+        self.resume()
+        if self._complete or self._connection is None:
+            self.close()
         else:
-            self.transport.close()
+            self._timer.cancel()
+            self._timer = self._loop.call_later(LEFTOVERS, self.close)
 
-    def _refuse(self, status: int, kind: str, message: str) -> None:
-        """Answer without a request, and close."""
-        self._stop_waiting()
-        if self.transport.is_closing():
+    # --- for the connection ----------------------------------------------------------------
+
+    def attach(self, connection: "Connection") -> None:
+        """Take the connection that it arrives by."""
+        self._connection = connection
+
+    def take_status(self, status: int) -> None:
+        """The head has arrived."""
+        self.status_code = status
+        self._heard = self._loop.time()
+        if not self._begun.done():
+            self._begun.set_result(None)
+
+    def take_piece(self, piece: bytes) -> None:
+        """A piece of the body has arrived."""
+        self._heard = self._loop.time()
+        if self.observer is not None:
+            self.observer(piece)
+        if self._on_piece is not None:
+            self._on_piece(piece)
             return
-        if not self.cycle or self.cycle.response_complete:  # else bytes would land in the middle of an answer
-            error = {"type": kind, "message": message, "hint": None, "param": None}
-            body = json.dumps({"error": error, "message": message}).encode()
-            head = (
-                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
-        self.transport.close()
+        self._pieces.append(piece)
+        self._waiting += len(piece)
+        if self._waiting >= ENOUGH:
+            self.pause()
+        self._wake()
+
+    def take_end(self) -> None:
+        """The body is whole."""
+        self._complete = True
+        self._connection = None
+        self._tell()
+        self._finish()
+
+    def lose(self) -> None:
+        """The connection has ended before the answer did."""
+        self._connection = None
+        begun = self._begun.done()
+        self.fail(EngineDied(DIED, hint=HALF) if begun else EngineUnreachable(CLOSED))
+
+    # --- inside ----------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        self._wake()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self._error)
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    def _finish(self) -> None:
+        self._timer.cancel()
+        if not self._closed:
+            self._closed = True
+            self.lifetime.close()
+
+    def _check_silence(self) -> None:
+        """One timer a stream, looked at late, instead of one a piece."""
+        due = self._heard + self._silence - self._loop.time()
+        if self._paused:
+            due = self._silence
+        if due <= 0:
+            self.fail(EngineTimeout(SILENT))
+        else:
+            self._timer = self._loop.call_later(due, self._check_silence)
+
+
+def _ignore(_: bytes) -> None:
+    """What nobody waits for."""
+
+
+Watch = Callable[[Answer], contextlib.AbstractContextManager[Any]]
+
+
+class Connection(asyncio.Protocol):
+    """One connection to one engine; one answer at a time."""
+
+    def __init__(self, pool: "Connections", address: Address) -> None:
+        self._pool = pool
+        self.address = address
+        self.idle_since = 0.0
+        self._answer: Answer | None = None
+        self._transport: Any = None
+        self._framed = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the next request may go this way."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, answer: Answer, request: bytes) -> None:
+        """Ask for an answer."""
+        self._answer = answer
+        self._framed = False
+        answer.attach(self)
+        self._transport.write(request)
+
+    def pause(self) -> None:
+        """Read nothing."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """End it now, whatever is under way."""
+        self._answer = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- asyncio.Protocol ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of an answer; any that nobody asked for end the connection."""
+        if self._answer is None:
+            self.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._lose()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended: the engine closed it, or we did."""
+        self._pool.forget(self)
+        answer = self._answer
+        if answer is not None and exc is None and not self._framed and answer.status_code:
+            self._answer = None
+            answer.take_end()  # a body whose end is the connection's
+        else:
+            self._lose()
+
+    def _lose(self) -> None:
+        answer = self._answer
+        self.abort()
+        if answer is not None:
+            answer.lose()
+
+    # --- httptools' callbacks --------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: ARG002
+        """One header of the answer."""
+        self._framed = self._framed or name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_headers_complete(self) -> None:
+        """The answer's head is there."""
+        if self._answer is not None:
+            self._answer.take_status(self._parser.get_status_code())
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self._answer is not None:
+            self._answer.take_piece(body)
+
+    def on_message_complete(self) -> None:
+        """The body is whole; the connection is free."""
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        if self._parser.should_keep_alive():
+            self._pool.keep(self)
+        else:
+            self._transport.close()
+        answer.take_end()
+
+
+class Connections:
+    """Connections to engines, kept for a moment after use.
+
+    Args:
+        limit: Answers under way at once; one more is an EngineBusy.
+        connect_within: Seconds to reach an engine.
+        silence: Seconds that an engine may send nothing.
+        connect: Opens connections; by default the event loop does.
+    """
+
+    def __init__(self, limit: int, *, connect_within: float, silence: float, connect: Connect | None = None) -> None:
+        self._limit = limit
+        self._connect_within = connect_within
+        self._silence = silence
+        self._connect = connect
+        self._idle: dict[Address, deque[Connection]] = {}
+        self._open: set[Connection] = set()
+        self._tls: ssl.SSLContext | None = None
+        self._under_way = 0
+
+    def __repr__(self) -> str:
+        return f"<Connections {self._under_way} under way, {len(self._open)} open>"
+
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, watched: Watch = contextlib.nullcontext
+    ) -> Answer:
+        """Send a JSON body and return the answer once its status is there.
+
+        ``watched`` is entered with the answer and left when nobody waits for it any more: it may let it fail.
+
+        Raises:
+            EngineUnreachable: Nobody listens, or the connection ended before an answer.
+            EngineBusy: Too many answers are under way.
+            EngineTimeout: No answer for too long.
+        """
+        if self._under_way >= self._limit:
+            raise EngineBusy("Too many requests are under way to the engines.")
+        self._under_way += 1
+        answer = Answer(self._silence)
+        answer.lifetime.callback(self._release)
+        answer.lifetime.enter_context(watched(answer))
+        try:
+            where = urlsplit(url)
+            request = _request(where, body, headers)
+            connection = await self._open_to(_address(where))
+            if answer.failed:
+                self.keep(connection)
+            else:
+                connection.send(answer, request)
+            await answer.begin()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def _release(self) -> None:
+        self._under_way -= 1
+
+    async def _open_to(self, address: Address) -> Connection:
+        kept = self._idle.get(address)
+        oldest = asyncio.get_running_loop().time() - IDLE
+        while kept:
+            connection = kept.pop()
+            if connection.usable and connection.idle_since > oldest:
+                return connection
+            connection.abort()
+        host, port, tls = address
+        connect = self._connect or asyncio.get_running_loop().create_connection
+        try:
+            async with asyncio.timeout(self._connect_within):
+                _, connection = await connect(
+                    lambda: Connection(self, address), host, port, ssl=self._tls_context() if tls else None
+                )
+        except (OSError, TimeoutError) as error:
+            raise EngineUnreachable(UNREACHABLE, refused=True) from error
+        self._open.add(connection)
+        return connection
+
+    def _tls_context(self) -> ssl.SSLContext:
+        self._tls = self._tls or ssl.create_default_context()
+        return self._tls
+
+    def keep(self, connection: Connection) -> None:
+        """Take back a connection whose answer is whole."""
+        connection.idle_since = asyncio.get_running_loop().time()
+        kept = self._idle.setdefault(connection.address, deque())
+        kept.append(connection)
+        while kept and kept[0].idle_since < connection.idle_since - IDLE:
+            kept.popleft().abort()
+
+    def forget(self, connection: Connection) -> None:
+        """Let go of a connection that has ended."""
+        self._open.discard(connection)
+        kept = self._idle.get(connection.address)
+        if kept is not None and connection in kept:
+            kept.remove(connection)
+
+    async def aclose(self) -> None:
+        """End every connection."""
+        for connection in tuple(self._open):
+            connection.abort()
+
+
+def _address(url: SplitResult) -> Address:
+    tls = url.scheme == "https"
+    return url.hostname or "", url.port or (443 if tls else 80), tls
+
+
+def _request(url: SplitResult, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return an HTTP request; a header with a line end in it is none (it would become another one)."""
+    path = url.path or "/"
+    lines = {
+        "Host": url.netloc.rpartition("@")[2],
+        "Content-Type": "application/json",
+        "Accept": "*/*",
+        "Content-Length": str(len(body)),
+        **headers,
+    }
+    if any("\r" in text or "\n" in text for pair in lines.items() for text in pair):
+        raise ValueError("A header of an engine request holds a line end.")
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body

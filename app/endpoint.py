@@ -6,8 +6,8 @@ matter, and a connection that fails says what failed.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Protocol, TypeVar, cast
 
 import httpx2
 
@@ -26,12 +26,46 @@ NEWS = 1.0
 """Seconds until the table knows of a server's end at the latest, where it was asked to end."""
 
 
-class EndpointTransport(httpx2.AsyncBaseTransport):
-    """Sends the requests of one model to whatever server is ready for it.
+class Closable(Protocol):
+    """An answer whose head is there."""
+
+    @property
+    def status_code(self) -> int:
+        """The HTTP status."""
+        ...
+
+    async def aclose(self) -> None:
+        """Read no more of it."""
+        ...
+
+
+Begun = TypeVar("Begun", bound=Closable)
+
+
+async def reach(model: str, table: ServerTable, send: Callable[[Endpoint], Awaitable[Begun]], *, wait: float) -> Begun:
+    """Send a request of one model to whatever server is ready for it, and return its answer.
 
     A request that meets a server on its way out (it makes room for another model, say) is sent again to the next one,
     as long as nothing of an answer has come: a swap loses nothing. One that a server took before it died is not: it
     may be what killed it.
+    """
+    for _ in range(TRIES - 1):
+        endpoint = await table.ensure_ready(model, wait=wait)
+        try:
+            answer = await send(endpoint)
+            has_left = table.endpoint(model) is not endpoint  # the table sends nobody to it any more
+            if not (answer.status_code in LEAVING and has_left):
+                return answer
+            await answer.aclose()
+        except EngineUnreachable as error:
+            if not error.refused:
+                raise
+        await table.changed(within=NEWS)  # refused, or nearly: the table is about to say so
+    return await send(await table.ensure_ready(model, wait=wait))
+
+
+class EndpointTransport(httpx2.AsyncBaseTransport):
+    """Sends the requests of one model to whatever server is ready for it; see ``reach``.
 
     Args:
         model: The model's id.
@@ -53,22 +87,11 @@ class EndpointTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request; an error before the answer begins is a ServiceError."""
-        for _ in range(TRIES - 1):
-            endpoint = await self._table.ensure_ready(self._model, wait=self._wait)
-            try:
-                response = await self._send(request, endpoint)
-                if not (response.status_code in LEAVING and self._has_left(endpoint)):
-                    return response
-                await response.aclose()
-            except EngineUnreachable as error:
-                if not error.refused:
-                    raise
-            await self._table.changed(within=NEWS)  # refused, or nearly: the table is about to say so
-        return await self._send(request, await self._table.ensure_ready(self._model, wait=self._wait))
 
-    def _has_left(self, endpoint: Endpoint) -> bool:
-        """Whether the table sends nobody to it any more."""
-        return self._table.endpoint(self._model) is not endpoint
+        async def send(endpoint: Endpoint) -> httpx2.Response:
+            return await self._send(request, endpoint)
+
+        return await reach(self._model, self._table, send, wait=self._wait)
 
     async def _send(self, request: httpx2.Request, endpoint: Endpoint) -> httpx2.Response:
         async with _while_up(endpoint, answering=False):
@@ -108,18 +131,19 @@ async def _while_up(endpoint: Endpoint, *, answering: bool) -> AsyncGenerator[No
     A killed engine closes its connections. One that was told to end may keep them open for ever, without a word.
     """
     if endpoint.ended:
-        raise _gone()
+        raise gone()
     try:
         async with asyncio.timeout(None) as scope:
             with endpoint.on_end(lambda: scope.reschedule(0)):
                 yield
     except TimeoutError as error:
-        raise _gone() from error
+        raise gone() from error
     except httpx2.HTTPError as error:
         raise translate_transport(error, answering=answering) from error
 
 
-def _gone() -> EngineDied:
+def gone() -> EngineDied:
+    """Return what a request is told whose server the table says has gone."""
     return EngineDied("The engine ended before the answer was whole.", hint="What arrived is not the whole answer.")
 
 

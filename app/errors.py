@@ -12,16 +12,21 @@
     │   ├── NotAllowed           403  the key may not do this, or a page of another site asks
     │   ├── UnknownModel         404
     │   ├── UnknownRoute         404
+    │   ├── UnknownSession       404
+    │   ├── UnknownPicture       404  never drawn here, or not kept any more
     │   ├── WrongMethod          405
+    │   ├── SessionChanged       409  deleted or taken over while its answer came
     │   ├── TooSlow              408  its body took too long to arrive
     │   └── TooLarge             413  body, batch or messages beyond a limit
     ├── Unavailable              not now; a later request may succeed
+    │   ├── SessionBusy          409  other requests of the same session are under way
     │   ├── EngineBusy           429
     │   ├── OverLimit            429  beyond the key's requests, tokens or streams
     │   ├── QueueFull            429  the model's line is full, or did not move in time
     │   ├── ModelNotReady        503  it is loading: phase and progress say how far it is
     │   ├── TooManyWaiting       503  so many requests wait for it to load that one more would only wait in vain
     │   ├── ModelFailed          503  it was given up on: reason and hint say why
+    │   ├── MemoryUnavailable    503  the store of conversations does not answer
     │   ├── LauncherGone         503  nobody tells which servers are ready
     │   └── ShuttingDown         503
     ├── EngineError              the engine server is at fault
@@ -116,6 +121,20 @@ class UnknownRoute(CallerError):
     """No such route."""
 
 
+class UnknownSession(CallerError):
+    """No such session of this owner."""
+
+    hint = "GET /sessions lists them."
+
+
+class SessionChanged(CallerError):
+    """The session is not what it was when the request began; its turn is not kept."""
+
+
+class UnknownPicture(CallerError):
+    """No such picture, or not any more."""
+
+
 class WrongMethod(CallerError):
     """The route exists, for other methods."""
 
@@ -189,6 +208,20 @@ class ModelFailed(Unavailable):
         super().__init__(f"The model '{model}' could not be started{why}", hint=scrub(hint) if hint else None)
 
 
+class SessionBusy(Unavailable):
+    """Other requests of the same session are under way, and were for as long as this one would wait."""
+
+    hint = "Requests of one session are answered one after the other; use another session_id for another conversation."
+    retry_after = 2
+
+
+class MemoryUnavailable(Unavailable):
+    """The store of conversations does not answer."""
+
+    hint = "A request without a session_id needs no store."
+    retry_after = 2
+
+
 class LauncherGone(Unavailable):
     """Nobody tells which servers are ready."""
 
@@ -255,6 +288,11 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     NotAllowed: Meaning("not_allowed", 403),
     UnknownModel: Meaning("unknown_model", 404),
     UnknownRoute: Meaning("unknown_route", 404),
+    UnknownSession: Meaning("unknown_session", 404),
+    SessionChanged: Meaning("session_changed", 409),
+    SessionBusy: Meaning("session_busy", 409),
+    MemoryUnavailable: Meaning("memory_unavailable", 503),
+    UnknownPicture: Meaning("unknown_picture", 404),
     WrongMethod: Meaning("wrong_method", 405),
     TooSlow: Meaning("too_slow", 408),
     TooLarge: Meaning("too_large", 413),

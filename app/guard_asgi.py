@@ -31,7 +31,7 @@ OPEN = frozenset({"/health", "/ready", "/login", "/favicon.ico", "/robots.txt"})
 """What is answered without a key: whether the service lives, and the way to show a key."""
 OPEN_BELOW = "/static/"
 ABORT = "langserve_vllm.abort"
-"""ASGI extension of ``app/connection.py``: ends the connection without waiting for the reader."""
+"""ASGI extension of ``app/client_connection.py``: ends the connection without waiting for the reader."""
 FROM_HERE = frozenset({"same-origin", "none"})
 """``Sec-Fetch-Site`` of requests that no other site's page made."""
 
@@ -75,7 +75,7 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         path, method = _path(scope), scope["method"]
-        call = Call(request_id(headers.get("x-request-id")), self._wires.of(path), f"{method} {path[:200]}")
+        call = Call(request_id(headers.get("x-request-id")), self._wires.of(method, path), f"{method} {path[:200]}")
         answer = Answer(send, call.request_id, self._rules.limits)
         try:
             self._check_browser(scope, headers)

@@ -16,7 +16,7 @@ from app.gate import Gate
 from app.guard_asgi import Guard, Rules
 from app.key_limits import FILE_NAME, KeyLimits
 from app.metrics import Metrics
-from app.passage import Passage
+from app.passage import Passages
 from app.settings import Settings
 from app.table import ServerTable
 from app.web import login
@@ -46,9 +46,10 @@ class Guarding:
         self.places.clear()
         self.places.update({spec.id: count_places(spec, self.settings) for spec in registry.models})
 
-    def passage(self, model: str, inner: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
-        """Return the guarded way to a model's engine."""
-        return Passage(model, inner, self.admission, self.metrics)
+    @property
+    def passages(self) -> Passages:
+        """What stands before the ways to the engines."""
+        return Passages(self.admission, self.metrics)
 
     def install(self, app: FastAPI, table: ServerTable, connections: httpx2.AsyncBaseTransport) -> None:
         """Stand before ``app``, and add the guard's own routes."""

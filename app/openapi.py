@@ -1,7 +1,7 @@
 """The OpenAPI document: FastAPI's, with the bodies of the routes that read theirs themselves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,6 +19,22 @@ class Bodies:
     request: Model
     response: Model | None
     example: Any
+    answers: "Answers | None" = None
+    """Of a protocol that is not ours; its answers are described where it comes from."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a foreign protocol answers with."""
+
+    name: str
+    """Of the errors' schema."""
+    error: Mapping[str, Any]
+    """JSON schema of its errors."""
+    stream: str | None = "text/event-stream"
+    """Media type of an answer in pieces; None where there is none."""
+    whole: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
+    """JSON schema of an answer in one piece."""
 
 
 ERROR: Mapping[str, Any] = {
@@ -71,7 +87,7 @@ def describe_bodies(app: FastAPI, bodies: Mapping[str, Bodies]) -> None:
 
 def _add(document: dict[str, Any], bodies: Mapping[str, Bodies]) -> None:
     models = {model for body in bodies.values() for model in (body.request, body.response) if model is not None}
-    ordered = sorted(models, key=lambda model: model.__name__)
+    ordered = sorted(models, key=lambda model: (model.__name__, model.__module__))
     references, definitions = models_json_schema([(model, "validation") for model in ordered], ref_template=REFERENCE)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(definitions.get("$defs", {}))
@@ -83,9 +99,13 @@ def _add(document: dict[str, Any], bodies: Mapping[str, Bodies]) -> None:
             "required": True,
             "content": {"application/json": {"schema": request, "example": body.example}},
         }
-        response = None if body.response is None else references[(body.response, "validation")]
         operation["parameters"] = [*operation.get("parameters", ()), PREFER]
-        operation["responses"] = {"200": _answer(response), "default": _ERROR_ANSWER}
+        if body.answers is not None:
+            schemas[body.answers.name] = dict(body.answers.error)
+            operation["responses"] = _foreign(body.answers)
+            continue
+        response = None if body.response is None else references[(body.response, "validation")]
+        operation["responses"] = {"200": _answer(response), "default": _error("Error")}
 
 
 def _answer(schema: Any) -> dict[str, Any]:
@@ -95,7 +115,13 @@ def _answer(schema: Any) -> dict[str, Any]:
     return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
 
 
-_ERROR_ANSWER = {
-    "description": "An error with a name.",
-    "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}},
-}
+def _foreign(answers: Answers) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": dict(answers.whole)}}
+    if answers.stream:
+        content[answers.stream] = {"schema": {"type": "string"}}
+    return {"200": {"description": "The answer.", "content": content}, "default": _error(answers.name)}
+
+
+def _error(name: str) -> dict[str, Any]:
+    schema = {"$ref": REFERENCE.format(model=name)}
+    return {"description": "An error with a name.", "content": {"application/json": {"schema": schema}}}

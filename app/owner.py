@@ -1,6 +1,10 @@
-"""Whose request this is, for whoever keeps something per owner: conversations, fairness, the audit log."""
+"""Who asks: the id of the key that a request showed, or nothing where no key is asked for.
+
+Whoever checks keys sets it for the request's task; tasks that the request starts inherit it. What belongs to somebody
+(sessions, files) is kept under this name and never shown under another.
+"""
 
 from contextvars import ContextVar
 
 current_owner: ContextVar[str] = ContextVar("current_owner", default="")
-"""The id of the API key that a request came with; empty where none is asked for."""
+"""Empty: everybody, where no key is asked for."""

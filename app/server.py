@@ -10,23 +10,39 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from app import status
+from app import sessions, status
 from app.catalogue import Catalogue, ServedModel, serve_model
-from app.chains import ChainError, EngineAccess, build_chain, engine_timeout, open_connections
+from app.chains import (
+    ChainError,
+    EngineAccess,
+    Remembering,
+    build_chain,
+    engine_timeout,
+    open_connections,
+    open_short_connections,
+)
+from app.connection import Connections
+from app.gallery import Gallery
 from app.guarding import Guarding, create_guarding
+from app.images import ImageCheck, ImageFetcher
+from app.memory.store import Bounds, SessionStore, open_store
+from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
-from app.protocols import anthropic, langserve, openai
+from app.protocols import anthropic, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home
+from app.web import home, pictures
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
 
 log = logging.getLogger(__name__)
+
+PROTOCOLS = (openai, anthropic, ollama, tgi)
+"""Those that answer for every model; LangServe's routes are made for each."""
 
 
 def create_app(
@@ -34,6 +50,7 @@ def create_app(
     *,
     launcher: Launcher | None = None,
     connections: httpx2.AsyncBaseTransport | None = None,
+    short: Connections | None = None,
 ) -> FastAPI:
     """Return the app.
 
@@ -41,35 +58,49 @@ def create_app(
         settings: What it was told from outside.
         launcher: Tells which servers are ready; by default the one at ``settings.control``.
         connections: To the engines; by default real ones.
+        short: The short way to them; by default a real one, where ``connections`` is not given.
 
     Raises:
         RegistryError: ``models.json`` is wrong.
         ChainError: A chain cannot be built.
+        StoreError: The address of the conversations' store cannot be used.
     """
     registry = load_registry(settings.models)
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
     guarding = create_guarding(settings, table)
+    gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
+    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    store = open_sessions(settings)
+    if connections is None and short is None:
+        short = open_short_connections(settings)
     access = EngineAccess(
         table,
         connections or open_connections(settings),
         engine_timeout(settings),
         wait=settings.wait_ready,
-        guard=guarding.passage,
+        guard=guarding.passages,
+        short=short,
+        limits=limits,
+        images=images,
+        keep=gallery.keep,
+        memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access.connections, guarding),
+        lifespan=lambda _app: run_in_background(table, access, store, guarding),
     )
-    app.state.table, app.state.shutdown = table, shutdown
-    guarding.install(app, table, access.connections)
+    app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
-    chats = ChatService(catalogue, table, settings, shutdown)
-    for router in (openai.create_router(chats), anthropic.create_router(chats)):
-        app.include_router(router)
+    chats = ChatService(catalogue, table, settings, shutdown, images)
+    for protocol in PROTOCOLS:
+        app.include_router(protocol.create_router(chats))
+    app.include_router(pictures.create_router(gallery))
+    app.include_router(sessions.create_router(store))
+    guarding.install(app, table, access.connections)
     served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
@@ -122,7 +153,7 @@ class Served:
         return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
 
     def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
-        around = langserve.Surroundings(access.table, self._settings, self._shutdown)
+        around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
         chain = build_chain(spec, access) if spec.chain else None
         routes = langserve.create_routes(spec, chain, around) if chain is not None else None
         return Built(serve_model(spec, chain, access), routes)
@@ -139,7 +170,7 @@ class Served:
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        bodies: dict[str, Bodies] = {}
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
         for each in routes.values():
             app.include_router(each.router)
             bodies.update(each.bodies)
@@ -162,6 +193,17 @@ class Served:
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
+def open_sessions(settings: Settings) -> SessionStore:
+    """Return the store of conversations; it opens nothing before it is needed.
+
+    Raises:
+        StoreError: Its address cannot be used.
+    """
+    limits = settings.limits
+    address = settings.sessions_url.get_secret_value() if settings.sessions_url else None
+    return open_store(address, Bounds(limits.session_bytes, limits.sessions))
+
+
 def connect_launcher(settings: Settings) -> Launcher | None:
     """Return the client of the launcher's control socket; None where none is named."""
     if settings.control is None:
@@ -171,17 +213,22 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 @contextlib.asynccontextmanager
 async def run_in_background(
-    table: ServerTable, connections: httpx2.AsyncBaseTransport, guarding: Guarding
+    table: ServerTable, access: EngineAccess, store: SessionStore, guarding: Guarding
 ) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close the connections to the engines after it."""
-    following = asyncio.create_task(table.follow(), name="follow the launcher")
+    """Follow the launcher while the app runs, and close what leads to engines and the database after it."""
+    tasks = [
+        asyncio.create_task(table.follow(), name="follow the launcher"),
+        asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
+    ]
     try:
         async with guarding.running():
             yield
     finally:
-        following.cancel()
-        await asyncio.wait([following])
-        await connections.aclose()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await store.close()
+        await access.aclose()
 
 
 def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, Any]]:
@@ -189,5 +236,6 @@ def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, 
     served = [spec for spec in registry.models if spec.id in chains]
     return [
         {"name": "status", "description": "The service and its models."},
+        {"name": "sessions", "description": "Conversations that the service remembers."},
         *({"name": spec.id, "description": langserve.describe_routes(spec)} for spec in served),
     ]

@@ -5,10 +5,11 @@ The launcher sets the first four when it starts the app.
 """
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from vllm_launcher.keys import is_loopback
@@ -50,6 +51,24 @@ class Limits(BaseModel):
     """Answers to one question (OpenAI's n); more get 400."""
     embeddings: Count = 2048
     """Texts of one request for embeddings; more get 413."""
+    images: Count = 8
+    """Images in one request, where its model does not say; more get 413."""
+    image_bytes: Count = 10 * 1024 * 1024
+    """Bytes of one image's file; more get 413."""
+    image_pixels: Count = 50_000_000
+    """Pixels of one image before it is made smaller; more get 413, before it is decoded."""
+    image_workers: Count = 2
+    """Images that are decoded at once; the others wait."""
+    image_body_bytes: Count = 16 * 1024 * 1024
+    """Larger bodies for models that take images get 413."""
+    image_bodies: Count = 8
+    """Such bodies that are read and checked at once; the others wait, unread."""
+    pictures: Count = 4
+    """Pictures that one request may ask for, where its model does not say; more get 422."""
+    picture_pixels: Count = 4_194_304
+    """Pixels of one picture, where its model does not say. Drawn, more get 422; given, it is made smaller."""
+    picture_steps: Count = 100
+    """Steps of one picture; more get 422."""
     waiting: Count = 256
     """Requests that wait for one model to load; more get 503."""
     waiting_in_all: Count = 1024
@@ -70,6 +89,10 @@ class Limits(BaseModel):
     """A request's head that takes longer to arrive gets 408."""
     connections: Count = 4096
     """Open connections of clients; more are answered 503 and closed."""
+    session_bytes: Count = 16 * 1024 * 1024
+    """Of one stored conversation; beyond it its oldest turns are deleted."""
+    sessions: Count = 10_000
+    """Conversations of one owner; beyond it those unused for longest are deleted."""
 
 
 class Settings(BaseSettings):
@@ -95,8 +118,21 @@ class Settings(BaseSettings):
     status of its own. A stream that waits longer for its model is told how far that is, in comment lines."""
     ping: Annotated[float, Field(gt=0)] = 15
     """Seconds of silence after which an idle stream gets a comment line, which keeps proxies from closing it."""
+    fast_path: bool = True
+    """Chains of a known kind are streamed past LangChain's machinery for callbacks that nobody listens to; the events
+    are the same. False: every request takes LangChain's own way."""
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
+
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts that images may be fetched from by address, over https, with commas between; ``.example.org`` stands for
+    every name below it. Empty: none."""
+    pictures: Path | None = None
+    """Where drawn pictures are kept; by default beside the launcher's control socket."""
+    pictures_seconds: Annotated[float, Field(gt=0)] = 86_400
+    """How long a drawn picture is kept."""
+    pictures_bytes: Count = 512 * 1024 * 1024
+    """What all drawn pictures may take on the disk; the oldest go first."""
 
     engine_connect: Annotated[float, Field(gt=0)] = 5
     """Seconds to reach an engine server."""
@@ -146,6 +182,30 @@ class Settings(BaseSettings):
         if "*" in self.hosts or (self.needs_keys and not self.hosts):
             return frozenset()
         return frozenset({*self.hosts, *LOOPBACK_NAMES, self.host})
+
+    sessions_url: SecretStr | None = None
+    """Where conversations are kept: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``. Without it they
+    last as long as the process; the launcher names a file."""
+    sessions_ttl: Seconds = 30 * 24 * 3600
+    """Seconds after its last turn that a conversation is kept, where its model's entry does not say; 0: for ever."""
+    sessions_wait: Seconds = 60
+    """Seconds that a request waits for others of its session before it gets 409."""
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Names with commas between."""
+        return (
+            tuple(name.strip().lower() for name in value.split(",") if name.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @property
+    def pictures_dir(self) -> Path:
+        """Where drawn pictures are kept."""
+        beside = self.control.parent if self.control else Path(tempfile.gettempdir()) / f"langserve-vllm-{os.getuid()}"
+        return self.pictures or beside / "pictures"
 
 
 def read_secret(name: str) -> str | None:

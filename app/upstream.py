@@ -5,7 +5,8 @@ from typing import Any, cast
 
 import httpx2
 import openai
-from langchain_core.exceptions import ContextOverflowError
+from chat_vllm import NotAnAnswerError
+from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
 
 from app.errors import (
     ContextTooLong,
@@ -70,6 +71,10 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a t
             return _lost(error)
         case openai.APIError():
             return _stream_error(error)
+        case ModelInvalidRequestError():  # of a model of ours; the engine's are openai's too
+            return Refused(_sentence(error))
+        case NotAnAnswerError():
+            return EngineFailed("The engine's answer is not of the kind that was asked for.")
         case httpx2.HTTPError():
             return translate_transport(error, answering=True)
         case TimeoutError():

@@ -7,7 +7,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
-from app.connection import bounded
+from app.client_connection import bounded
 from app.settings import Settings
 from app.shutdown import Shutdown
 

@@ -27,10 +27,12 @@ class Wires:
     def __init__(self, models: Callable[[], Iterable[str]]) -> None:
         self._models = models
 
-    def of(self, path: str) -> str:
+    def of(self, method: str, path: str) -> str:
         """Return the protocol's name."""
         if path in OWN:
             return PAGES
+        if path == "/" and method == "POST":
+            return "tgi"
         for prefix, name in PREFIXES:
             if path.startswith(prefix):
                 return name

@@ -9,9 +9,11 @@ import subprocess  # noqa: TID251 - a test starts the product from outside, as a
 import sys
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import httpx
 import psutil
@@ -136,7 +138,9 @@ class Product:
         return "\n".join(text.splitlines()[-lines:])
 
 
-def start(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> Product:
+def start(
+    run_dir: Path, log: Path, *, models: Path = ROOT / "models.json", env: Mapping[str, str] = MappingProxyType({})
+) -> Product:
     """Start a product on a free port, with a run directory of its own and the user's caches; returns at once."""
     mark, port = uuid.uuid4().hex, free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,7 @@ def start(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> P
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment(LANGSERVE_VLLM_RUN=str(run_dir), **{MARK: mark}),
+            env=environment(LANGSERVE_VLLM_RUN=str(run_dir), **env, **{MARK: mark}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -156,21 +160,23 @@ def start(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> P
     return Product(url=f"http://127.0.0.1:{port}", run_dir=run_dir, log=log, process=process, mark=mark)
 
 
-def only(folder: Path, *models: str) -> Path:
-    """A list of models in ``folder`` with these entries of the product's own; the first is served first."""
+def only(folder: Path, *models: str, **changes: Any) -> Path:
+    """A list of models in ``folder`` with these entries of the product's own, with changes; the first comes first."""
     entries = {entry["id"]: entry for entry in json.loads((ROOT / "models.json").read_text())["models"]}
     for entry in entries.values():
         if entry["source"]["type"] == "path":
             entry["source"]["path"] = str(ROOT / entry["source"]["path"])
     path = folder / "models.json"
-    path.write_text(json.dumps({"models": [entries[model] for model in models]}))
+    path.write_text(json.dumps({"models": [entries[model] | changes for model in models]}))
     return path
 
 
 @contextlib.contextmanager
-def started(run_dir: Path, log: Path, *, models: Path = ROOT / "models.json") -> Generator[Product]:
+def started(
+    run_dir: Path, log: Path, *, models: Path = ROOT / "models.json", env: Mapping[str, str] = MappingProxyType({})
+) -> Generator[Product]:
     """A product that is stopped at the end, whatever happens; what is left of it then is an error."""
-    product = start(run_dir, log, models=models)
+    product = start(run_dir, log, models=models, env=env)
     try:
         yield product
     finally:

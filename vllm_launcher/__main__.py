@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from vllm_launcher import __version__, doctor, keys_cli, verbs, view
+from vllm_launcher.command import ROUTER_ENGINE
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.errors import InvalidModels, LauncherError, LauncherGone
 from vllm_launcher.hardware import Hardware, detect
@@ -36,6 +37,7 @@ from vllm_launcher.up import Address, exit_with_parent
 from vllm_launcher.up import up as serve_project
 
 T = TypeVar("T")
+PROGRAM = "langserve-vllm"
 FAILED, MISUNDERSTOOD, INVALID, NOT_RUNNING = 1, 2, 3, 4
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From models.json to ready model servers.")
@@ -62,7 +64,7 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is ready,
 
 
 @cli.command()
-def up(  # noqa: PLR0913 -- a command line
+def up(  # noqa: PLR0913 - options
     models: Models = DEFAULT_MODELS,
     *,
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
@@ -74,6 +76,7 @@ def up(  # noqa: PLR0913 -- a command line
     tls_key: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The certificate's private key (PEM).")
     ] = None,
+    as_json: AsJson = False,
     with_parent: WithParent = False,
 ) -> None:
     """Start everything that models.json names, and keep it running until Ctrl-C."""
@@ -84,7 +87,8 @@ def up(  # noqa: PLR0913 -- a command line
     hardware = detect()
     project = read_models(models, hardware)
     address = Address(host, port, tls_cert, tls_key) if app else None
-    run(serve_project(project, settings(), hardware=hardware, address=address, console=out))
+    follow = print_each if as_json else None
+    run(serve_project(project, settings(), hardware=hardware, address=address, console=out, follow=follow))
 
 
 @cli.command()
@@ -181,7 +185,7 @@ def status(
     if as_json:
         typer.echo(now.model_dump_json(indent=2))
     else:
-        out.print(view.everything(now))
+        view.show(now, out)
 
 
 @cli.command()
@@ -228,7 +232,7 @@ def reload(*, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(now.model_dump_json(indent=2))
     else:
-        out.print(view.everything(now))
+        view.show(now, out)
 
 
 @cli.command()
@@ -281,7 +285,8 @@ def tell(server: ServerStatus, *, as_json: bool) -> None:
 
 def needed_engines(project: Project) -> list[str]:
     """The engines of the plan's servers, each once."""
-    return sorted({server.engine for server in project.plan.servers} - PROCESSLESS)
+    routers = {ROUTER_ENGINE for server in project.plan.servers if server.replica}
+    return sorted({server.engine for server in project.plan.servers} - PROCESSLESS | routers)
 
 
 def print_json(values: Sequence[object]) -> None:
@@ -321,7 +326,7 @@ def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)])
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    cli()
+    cli(prog_name=PROGRAM)  # also under python -m, whose own name no shell could complete
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ HOST = "127.0.0.1"
 CHECKPOINT = "{checkpoint}"
 """Stands for the folder of the weights, in an entry's own flags too."""
 
+ROUTE = Path(__file__).parent / "engines" / "runtime" / "route.py"
+ROUTER_ENGINE = "vllm-router"
+
 INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "CUDA_HOME", "HF_HOME",
     "XDG_CACHE_HOME", "SSL_CERT_FILE",
@@ -64,6 +67,20 @@ def build_command(  # noqa: PLR0913 - all of them are bound at the start, and ea
         ),
         env={**_inherit(inherited or {}, python), **server.env},
     )
+
+
+def build_router_command(
+    *, python: Path, policy: str, port: int | str, inherited: Mapping[str, str] | None = None
+) -> Command:
+    """The command of the router in front of a model's replicas, but for their base URLs, which end it.
+
+    Args:
+        python: The interpreter of the router's own environment.
+        policy: How it balances, in vllm-router's words.
+        port: A free port, its own.
+        inherited: The launcher's environment, of which ``INHERITED`` is passed on.
+    """
+    return Command(argv=(str(python), "-I", str(ROUTE), str(port), policy), env=_inherit(inherited or {}, python))
 
 
 def flag_arguments(flags: Mapping[str, Flag]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from typing import Protocol, Self, TypeVar
 from aiohttp import web
 
 from vllm_launcher.errors import InvalidModels, LauncherError, UnknownModel
+from vllm_launcher.keeping.collaborators import ROUTER, part_of, parts
 from vllm_launcher.log_reader import follow, last_lines
 from vllm_launcher.processes.run_directory import new_token
 from vllm_launcher.status import LauncherStatus, ServerStatus
@@ -148,9 +149,7 @@ class ControlServer:
         return _json(await _to_the_end(self._launcher.restart(request.match_info["model"])), status=202)
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        model = request.match_info["model"]
-        if self._launcher.status().server(model) is None:
-            raise UnknownModel(model)
+        model = self._logging(request.match_info["model"])
         if self._around.log is None:
             raise LauncherError("This launcher keeps no logs.")
         path, asked = self._around.log(model), request.query.get("lines", "100")
@@ -164,6 +163,19 @@ class ControlServer:
                 async for piece in follow(path, position, self._ended()):
                     await response.write(piece)
         return response
+
+    def _logging(self, name: str) -> str:
+        """The server whose log is asked for; of a model with several, one of them has to be named."""
+        model, part = parts(name)
+        server = self._launcher.status().server(model)
+        if server is None:
+            raise UnknownModel(name)
+        several = [*(replica.model for replica in server.replicas), part_of(model, ROUTER)] if server.replicas else []
+        if not several and part:
+            raise UnknownModel(name)
+        if several and name not in several:
+            raise LauncherError(f"{model} has several servers.", f"Name one: {', '.join(several)}.")
+        return name
 
     async def _ended(self) -> None:
         """Return when the launcher's events end."""

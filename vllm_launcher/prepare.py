@@ -12,14 +12,15 @@ from typing import TypeVar
 from rich.console import Console
 
 from vllm_launcher import view
-from vllm_launcher.command import build_command
+from vllm_launcher.command import ROUTER_ENGINE, build_command, build_router_command
 from vllm_launcher.errors import LauncherError, UnknownModel
 from vllm_launcher.fetching.install import InstalledEngine, check_plugins, install_engine
 from vllm_launcher.fetching.tokenizer import fetch_tokenizer, needs_tokenizer
 from vllm_launcher.fetching.weights import Tools, cached_checkpoint, fetch_weights
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.keeping.board import Board
-from vllm_launcher.keeping.collaborators import Build
+from vllm_launcher.keeping.collaborators import ROUTER, Build, parts
+from vllm_launcher.keeping.router import POLICIES
 from vllm_launcher.planning.facts import facts_of
 from vllm_launcher.planning.plan import Plan, PlannedServer, plan
 from vllm_launcher.planning.planned import PROCESSLESS
@@ -41,16 +42,18 @@ class Project:
     registry: Registry
     plan: Plan
 
-    def planned(self, model: str) -> tuple[ModelSpec, PlannedServer]:
-        """A model's entry and its place.
+    def planned(self, name: str) -> tuple[ModelSpec, PlannedServer]:
+        """A model's entry and its place; of one of its replicas, where the name says which.
 
         Raises:
             UnknownModel: it is not in the registry.
             LauncherError: the plan has no place for it; says why.
         """
-        spec, planned = self.registry.get(model), self.plan.server(model)
+        model, part = parts(name)
+        spec, servers = self.registry.get(model), self.plan.replicas(model)
         if spec is None:
             raise UnknownModel(model)
+        planned = servers[min(int(part), len(servers) - 1) if part.isdigit() else 0] if servers else None
         if planned is None:
             refused = next(rejected for rejected in self.plan.rejected if rejected.model == model)
             raise LauncherError(refused.reason, refused.hint)
@@ -79,6 +82,8 @@ class Preparation:
 
     async def __call__(self, model: str, report: Report) -> Build:
         """See ``collaborators.Prepare``."""
+        if parts(model)[1] == ROUTER:
+            return await self._router(model, report)
         spec, planned = self.project.planned(model)
         fetched = await self.fetch(model, report)
         if fetched.python is None or fetched.checkpoint is None:
@@ -99,13 +104,35 @@ class Preparation:
 
         return build
 
+    async def _router(self, model: str, report: Report) -> Build:
+        """The router in front of a model's replicas."""
+        spec, _ = self.project.planned(model)
+        engine = await install_engine(ROUTER_ENGINE, self._settings, self._runner(model), report)
+        bind = partial(
+            build_router_command,
+            python=engine.python,
+            policy=POLICIES[spec.balance],
+            inherited=self._settings.inherited,
+        )
+
+        def build(port: int) -> Launch:
+            command = bind(port=port)
+            return Launch(argv=command.argv, env=command.env)
+
+        return build
+
+    def _runner(self, model: str) -> "Runner":
+        return Runner(log=self._logs / f"{model}-prepare.log", record=self._records / f"{model}-prepare.json")
+
     async def fetch(self, model: str, report: Report) -> "Fetched":
         """Install the model's engine and fetch its weights, unless they are there."""
         spec, planned = self.project.planned(model)
         if planned.engine in PROCESSLESS:
             return Fetched(model, planned.engine)
         check_plugins(planned.engine, planned.plugins)
-        runner = Runner(log=self._logs / f"{model}-prepare.log", record=self._records / f"{model}-prepare.json")
+        runner = self._runner(model)
+        if len(self.project.plan.replicas(spec.id)) > 1:
+            await install_engine(ROUTER_ENGINE, self._settings, runner, report)
         engine = await install_engine(planned.engine, self._settings, runner, report)
         tools = Tools(settings=self._settings, run=runner, report=report, python=engine.python)
         checkpoint = await fetch_weights(spec, tools, dequantize=planned.dequantize, dtype=dtype_of(planned))

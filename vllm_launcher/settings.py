@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import AliasChoices, ByteSize, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -60,8 +60,13 @@ class Settings(BaseSettings):
 
     @property
     def keys_file(self) -> Path:
-        """The hashes of the API keys."""
-        return self.run_dir / "keys.sqlite"
+        """The hashes of the API keys: where conversations are."""
+        return self.sessions_file.with_name("keys.sqlite")
+
+    @property
+    def sessions_file(self) -> Path:
+        """Conversations, where no database is named: with this user's data, or in a run directory that was named."""
+        return (self.run or user_data_path("langserve-vllm")) / "sessions.db"
 
     @property
     def root(self) -> Path:

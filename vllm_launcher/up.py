@@ -10,8 +10,11 @@ import hashlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -21,7 +24,7 @@ from vllm_launcher.errors import LauncherError
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.keeping import service
 from vllm_launcher.keeping.child import SupervisedChild
-from vllm_launcher.keeping.collaborators import External, ServerSpec
+from vllm_launcher.keeping.collaborators import External, ServerSpec, part_of
 from vllm_launcher.keeping.health import HttpHealth
 from vllm_launcher.keeping.launcher import Launcher
 from vllm_launcher.keeping.ports import PortTable
@@ -33,8 +36,10 @@ from vllm_launcher.processes.run_directory import RunDirectory
 from vllm_launcher.registry.entries import ExternalEngine, ModelSpec, SharedEngine
 from vllm_launcher.reload import ModelList, write_accepted
 from vllm_launcher.settings import PREFIX, Settings
+from vllm_launcher.status import LauncherStatus
 
 PR_SET_PDEATHSIG = 1
+Follow = Callable[[AsyncIterator[LauncherStatus]], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,18 @@ class Address:
         return {f"{PREFIX}{name}": value for name, value in told.items()}
 
 
-async def up(
-    project: Project, settings: Settings, *, hardware: Hardware, address: Address | None, console: Console
+async def up(  # noqa: PLR0913 - the command line names them
+    project: Project,
+    settings: Settings,
+    *,
+    hardware: Hardware,
+    address: Address | None,
+    console: Console,
+    follow: Follow | None = None,
 ) -> None:
     """Serve the plan until SIGINT or SIGTERM; without ``address`` no app is started.
 
-    ``hardware`` is what the plan was made for.
+    ``hardware`` is what the plan was made for; ``follow`` tells of every change instead of the console.
 
     Raises:
         LauncherError: the port is taken, another launcher runs here, or the app cannot be kept running.
@@ -100,7 +111,11 @@ async def up(
         accepted = write_accepted(project.registry, run)
         around = Around(reload=models.reload, stop=stop.set, log=directory.log)
         app = app_child(accepted, address, settings, directory) if address else None
-        aside = [asyncio.create_task(show(launcher, address, console)), asyncio.create_task(models.watch())]
+        told = follow(launcher.events()) if follow else show(launcher, address, console)
+        aside = [
+            asyncio.create_task(told),
+            asyncio.create_task(models.watch()),
+        ]
         try:
             control = ControlServer(launcher, directory.control_socket, around=around)
             await service.serve(launcher, run=directory, control=control, app=app, stop=stop)
@@ -125,7 +140,23 @@ def server_specs(project: Project, settings: Settings) -> list[ServerSpec]:
 
 
 def server_spec(spec: ModelSpec, plan: Plan, settings: Settings) -> ServerSpec:
-    """One model of the registry as the launcher keeps it."""
+    """One model of the registry as the launcher keeps it; with its replicas, where the plan has several."""
+    servers = plan.replicas(spec.id)
+    whole = single_spec(spec, plan, settings)
+    if len(servers) < 2:  # noqa: PLR2004 - several
+        return whole
+    replicas = [
+        replace(whole, model=part_of(spec.id, number), needs=server.needs, idle_seconds=None)
+        for number, server in enumerate(servers)
+    ]
+    needs = Counter[str]()
+    for server in servers:
+        needs.update(server.needs)
+    return replace(whole, replicas=tuple(replicas), needs=dict(needs), balance=spec.balance)
+
+
+def single_spec(spec: ModelSpec, plan: Plan, settings: Settings) -> ServerSpec:
+    """One server of a model."""
     planned = plan.server(spec.id)
     refused = next((rejected for rejected in plan.rejected if rejected.model == spec.id), None)
     return ServerSpec(
@@ -171,7 +202,9 @@ def external(engine: object, settings: Settings) -> External | None:
 
 def app_child(models: Path, address: Address, settings: Settings, directory: RunDirectory) -> SupervisedChild:
     """The app, as one more supervised process."""
+    settings.sessions_file.parent.mkdir(parents=True, exist_ok=True)
     env: dict[str, str] = {
+        "LANGSERVE_VLLM_SESSIONS_URL": f"sqlite:///{settings.sessions_file.absolute()}",
         **settings.app_environment,
         "LANGSERVE_VLLM_MODELS": str(models.absolute()),
         "LANGSERVE_VLLM_CONTROL": str(directory.control_socket),

@@ -31,15 +31,17 @@ PLAIN_STEPS = 10
 
 
 def table(status: LauncherStatus, *, now: float | None = None) -> Table:
-    """The servers as a table: state, phase, requests, speed, cache, memory, restarts, age."""
+    """The servers as a table: state, requests, speed, cache, memory, restarts, age; replicas below their model.
+
+    What a server is doing is a sentence, and stands below the table (``notes``): it has no room in 80 columns.
+    """
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("MODEL", "STATE", "PHASE", "REQUESTS", "TOKENS/S", "CACHE", "MEMORY", "RESTARTS", "FOR"):
-        grid.add_column(heading, no_wrap=heading != "PHASE", justify="right" if heading in RIGHT else "left")
-    for server in served(status):
+    for heading in ("MODEL", "STATE", "REQUESTS", "TOKENS/S", "CACHE", "MEMORY", "RESTARTS", "FOR"):
+        grid.add_column(heading, no_wrap=heading != "MODEL", justify="right" if heading in RIGHT else "left")
+    for server in rows(status):
         grid.add_row(
-            f"{server.model} (pinned)" if server.pinned else server.model,
+            called(server),
             Text(server.state, style=STYLES[server.state]),
-            describe(server),
             "" if server.requests is None else str(server.requests),
             "" if server.tokens_per_second is None else f"{server.tokens_per_second:.1f}",
             "" if server.cache_usage is None else f"{server.cache_usage:.0%}",
@@ -51,6 +53,24 @@ def table(status: LauncherStatus, *, now: float | None = None) -> Table:
 
 
 RIGHT = ("REQUESTS", "TOKENS/S", "CACHE", "MEMORY", "RESTARTS")
+
+
+def rows(status: LauncherStatus) -> list[ServerStatus]:
+    """Every server with a row of its own."""
+    return [row for server in served(status) for row in (server, *server.replicas)]
+
+
+def called(server: ServerStatus) -> str:
+    """The model; of a replica its number alone."""
+    _, _, number = server.model.partition("@")
+    if number:
+        return f"  @{number}"
+    return f"{server.model} (pinned)" if server.pinned else server.model
+
+
+def notes(status: LauncherStatus) -> list[str]:
+    """What each server is doing, or why it does not, where there is something to say."""
+    return [f"{server.model}: {told}" for server in rows(status) if (told := describe(server))]
 
 
 def served(status: LauncherStatus) -> list[ServerStatus]:
@@ -73,7 +93,7 @@ def describe(server: ServerStatus) -> str:
     if server.state == "failed":
         return " ".join(part for part in (server.reason, server.hint) if part)
     if server.state == "ready":
-        return ""
+        return server.phase
     phase = "" if server.phase == server.state else server.phase
     return " ".join(part for part in (phase, amount(server.progress)) if part)
 
@@ -122,20 +142,31 @@ async def follow_live(events: AsyncIterator[LauncherStatus], console: Console) -
 
 
 def everything(status: LauncherStatus) -> Group:
-    """Table, bars and remarks."""
-    return Group(table(status), *bars(status), *(Text(remark, style="dim") for remark in remarks(status)))
+    """Table, notes, bars and remarks, for a terminal."""
+    said = [Text(note) for note in notes(status)]
+    return Group(table(status), *said, *bars(status), *(Text(remark, style="dim") for remark in remarks(status)))
+
+
+def show(status: LauncherStatus, console: Console) -> None:
+    """Print it once: on a terminal with bars, else as plain lines of which none is broken."""
+    if console.is_terminal:
+        console.print(everything(status))
+        return
+    console.print(table(status))
+    for said in (*notes(status), *remarks(status)):
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def bars(status: LauncherStatus) -> list[RenderableType]:
     """One bar for each server whose step has a known end."""
-    rows: list[RenderableType] = []
-    for server in status.servers:
+    drawn: list[RenderableType] = []
+    for server in rows(status):
         if server.progress is not None and server.progress.total:
             grid = Table.grid(padding=(0, 1))
             bar = ProgressBar(total=server.progress.total, completed=server.progress.done, width=40)
             grid.add_row(server.model, bar, amount(server.progress))
-            rows.append(grid)
-    return rows
+            drawn.append(grid)
+    return drawn
 
 
 async def follow_plainly(events: AsyncIterator[LauncherStatus], console: Console) -> None:

@@ -5,12 +5,13 @@ import functools
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from app.openapi import Bodies
+from app.catalogue import CHATS
+from app.openapi import Answers, Bodies
 from app.protocols.anthropic_answers import frame, render_message, stream_message
 from app.protocols.anthropic_requests import UNSUPPORTED, CountBody, MessagesBody, read_messages
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
-from app.protocols.shapes import render_anthropic
+from app.protocols.shapes import ANTHROPIC_ERROR, render_anthropic
 
 WIRE = Wire(frame, render_anthropic)
 EXAMPLE = {
@@ -19,8 +20,13 @@ EXAMPLE = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
 }
 BODIES = {
-    "/v1/messages": Bodies(MessagesBody, None, EXAMPLE),
-    "/v1/messages/count_tokens": Bodies(CountBody, None, {key: EXAMPLE[key] for key in ("model", "messages")}),
+    "/v1/messages": Bodies(MessagesBody, None, EXAMPLE, Answers("AnthropicError", ANTHROPIC_ERROR)),
+    "/v1/messages/count_tokens": Bodies(
+        CountBody,
+        None,
+        {key: EXAMPLE[key] for key in ("model", "messages")},
+        Answers("AnthropicError", ANTHROPIC_ERROR, stream=None),
+    ),
 }
 
 
@@ -33,7 +39,9 @@ def create_router(chats: ChatService) -> APIRouter:
     async def messages(request: Request) -> Response:
         """A message, or its events where `stream` is true."""
         asked = read_messages(parse(MessagesBody, await delivery.read(request), UNSUPPORTED), request)
-        name = delivery.catalogue.choose(asked.model).name
+        choice = delivery.catalogue.choose(asked.model)
+        choice.require(*CHATS)  # its messages have no place for pictures
+        name = choice.name
         if asked.stream:
             return await delivery.stream_answer(request, asked, functools.partial(stream_message, model=name))
         (message,) = await delivery.answer(request, asked)

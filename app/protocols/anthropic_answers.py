@@ -18,7 +18,7 @@ from app.protocols.usage import count_usage
 
 def frame(value: Any) -> Event:
     """Return an event; its name is its type."""
-    return Event(value["type"], json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return Event(value["type"], json.dumps(value, separators=(",", ":")))
 
 
 def render_message(message: AIMessage, model: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from app.catalogue import Catalogue, Choice
+from app.catalogue import CHATS, Catalogue, Choice
 
 CREATED = "2023-11-14T22:13:20Z"
 """As in OpenAI's list: no entry of models.json has a date."""
@@ -22,6 +22,7 @@ def render_model(choice: Choice) -> dict[str, Any]:
 
 def render(catalogue: Catalogue) -> dict[str, Any]:
     """Return every model that holds conversations, on one page."""
-    models = [render_model(catalogue.choose(served.spec.id)) for served in catalogue.all() if served.chain]
+    chatting = [served.spec.id for served in catalogue.all() if served.spec.task in CHATS]
+    models = [render_model(catalogue.choose(model)) for model in chatting]
     ends = {"first_id": models[0]["id"], "last_id": models[-1]["id"]} if models else {"first_id": None, "last_id": None}
     return {"data": models, "has_more": False, **ends}

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import InvalidInput
 from app.protocols.chat_request import ChatRequest
 from app.protocols.delivery import session_of, wait_of
-from app.protocols.turns import NO_FETCHING, read_turns
+from app.protocols.turns import read_turns
 
 UNSUPPORTED = {
     "container": "this service runs no code for you.",
@@ -257,9 +257,10 @@ def _source(block: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _image(source: Mapping[str, Any], place: str) -> dict[str, Any]:
-    if source.get("type") != "base64":
-        raise InvalidInput(f"{place}.source: {NO_FETCHING}", param=f"{place}.source")
-    url = f"data:{source.get('media_type')};base64,{source.get('data')}"
+    if source.get("type") not in ("base64", "url"):
+        raise InvalidInput(f"{place}.source: base64 or url; no files are kept here.", param=f"{place}.source")
+    inline = f"data:{source.get('media_type')};base64,{source.get('data')}"
+    url = source.get("url") if source["type"] == "url" else inline
     return {"type": "image_url", "image_url": {"url": url}}
 
 

@@ -5,14 +5,17 @@ cancels ``answer``, or closes ``stream``, cancels the engine's work.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import RunnableConfig
 
 from app.catalogue import Catalogue, Choice
 from app.errors import EngineFailed, InvalidInput, Refused, ServiceError, ShuttingDown, TooLarge
+from app.images import ImageCheck
+from app.images.blocks import find_images
 from app.protocols.chat_request import ChatRequest
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
@@ -31,13 +34,17 @@ class ChatService:
         table: Knows the ready servers.
         settings: Waits and limits.
         shutdown: Refuses new work once it has begun.
+        images: Checks the pictures of questions.
     """
 
-    def __init__(self, catalogue: Catalogue, table: ServerTable, settings: Settings, shutdown: Shutdown) -> None:
+    def __init__(
+        self, catalogue: Catalogue, table: ServerTable, settings: Settings, shutdown: Shutdown, images: ImageCheck
+    ) -> None:
         self.catalogue = catalogue
         self.settings = settings
         self.shutdown = shutdown
-        self._table = table
+        self.images = images
+        self.table = table
 
     def check(self, request: ChatRequest) -> Choice:
         """Return the model of a request that can be answered; starts nothing.
@@ -57,6 +64,27 @@ class ChatService:
             raise InvalidInput(f"n: from 1 to {limits.choices}.", param=request.names.get("n", "n"))
         return choice
 
+    async def look_at(self, choice: Choice, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """Return messages with their pictures as the model takes them.
+
+        Raises:
+            ServiceError: A picture is none, too large, or out of reach; or the model sees none.
+        """
+        spec = choice.served.spec
+        if spec.task == "vision-chat":
+            return await self.images.check_images(messages, spec.limits)
+        if given := find_images(messages):
+            raise Refused(f"'{choice.name}' sees no pictures.", param=given[0].place)
+        return [*messages]
+
+    async def _accept(self, request: ChatRequest) -> tuple[Choice, ChatRequest]:
+        """Return a question that can be answered, and its model, ready."""
+        choice = self.check(request)
+        if request.messages:
+            request = replace(request, messages=await self.look_at(choice, request.messages))
+        await self.ensure_ready(choice, request.wait)
+        return choice, request
+
     async def ensure_ready(self, choice: Choice, wait: float | None = None) -> None:
         """Wait for the model's server.
 
@@ -65,7 +93,7 @@ class ChatService:
         """
         settings = self.settings
         seconds = min(settings.wait_ready if wait is None else wait, settings.wait_ready_max)
-        await self._table.ensure_ready(choice.id, seconds)
+        await self.table.ensure_ready(choice.id, seconds)
 
     async def answer(self, request: ChatRequest) -> list[AIMessage]:
         """Return ``request.n`` answers.
@@ -74,8 +102,7 @@ class ChatService:
             ServiceError: What went wrong.
         """
         with named_errors():
-            choice = self.check(request)
-            await self.ensure_ready(choice, request.wait)
+            choice, request = await self._accept(request)
             if request.n == 1:
                 return [await self._answer(choice, request, 0)]
             return await gather(self._answer(choice, request, index) for index in range(request.n))
@@ -93,8 +120,7 @@ class ChatService:
             ServiceError: What went wrong.
         """
         with named_errors():
-            choice = self.check(request)
-            await self.ensure_ready(choice, request.wait)
+            choice, request = await self._accept(request)
             counter = choice.served.counter
             if counter is None:
                 raise Refused(f"The tokens of '{choice.name}' cannot be counted.", param="model")
@@ -122,8 +148,7 @@ class ChatService:
             ServiceError: What went wrong; with the first error all answers end.
         """
         try:
-            choice = self.check(request)
-            await self.ensure_ready(choice, request.wait)
+            choice, request = await self._accept(request)
             if request.n == 1:
                 async for chunk in self._stream(choice, request, 0):
                     yield 0, chunk

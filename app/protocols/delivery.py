@@ -18,6 +18,7 @@ from app.protocols.chat_service import ChatService, gather
 from app.protocols.shapes import Shape
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import invalid, name_error, named_errors
+from app.settings import Limits
 
 SESSION_HEADER = "x-session-id"
 SESSION_LENGTH = 128
@@ -118,10 +119,23 @@ class Delivery:
         """
         if self.chats.shutdown.begun:
             raise ShuttingDown
-        body = await read_json(request, self.settings.limits)
+        async with self._room(request) as limits:
+            body = await read_json(request, limits)
         if not isinstance(body, dict):
             raise InvalidInput("The body is a JSON object.", param="body")
         return cast("dict[str, Any]", body)
+
+    @contextlib.asynccontextmanager
+    async def _room(self, request: Request) -> AsyncGenerator[Limits]:
+        """Give the limits of a body. One that can only hold pictures may be larger; few of those are read at once."""
+        usual, images = self.settings.limits, self.chats.images
+        length = request.headers.get("content-length", "")
+        large = length.isdigit() and int(length) > usual.body_bytes
+        if not (large and any(served.spec.task == "vision-chat" for served in self.catalogue.all())):
+            yield usual
+            return
+        async with images.bodies:
+            yield images.body_limits
 
     @contextlib.asynccontextmanager
     async def wanted(self, request: Request) -> AsyncGenerator[None]:

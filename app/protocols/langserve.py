@@ -11,23 +11,32 @@ langserve's ``APIHandler`` reads configs and inputs, runs the chain and writes i
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
+from chat_vllm import ChatInput
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
+from langchain_core.messages import BaseMessage
 from langserve import APIHandler  # noqa: TID251 -- the one place
+from langserve.serialization import WellKnownLCSerializer  # noqa: TID251
 from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from app.chains import Chain
-from app.errors import InvalidInput, ModelNotReady, ShuttingDown, TooLarge, UnknownRoute
+from app.errors import InvalidInput, ModelNotReady, ServiceError, ShuttingDown, TooLarge, UnknownRoute
 from app.guard import Preferences, parse_preferences, read_json, while_wanted
+from app.images import ImageCheck
+from app.memory.chain import SESSION, RememberingChain
 from app.openapi import Bodies
 from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
 from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
+from app.protocols.langserve_fast import Asked, LangServeFrames, recognise
+from app.protocols.relay import Relay, RelayedStream
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import invalid, named_errors
 from app.settings import Settings
@@ -43,6 +52,7 @@ class Surroundings:
     table: ServerTable
     settings: Settings
     shutdown: Shutdown
+    images: ImageCheck
 
 
 class ParsedRequest(Request):
@@ -76,14 +86,21 @@ class LangServeRoutes:
 
     def __init__(self, spec: ModelSpec, chain: Chain, around: Surroundings, *, prefix: str, playground: str) -> None:
         self._model = spec.id
+        self._example = DRAWING if spec.task == "image-generation" else QUESTION
         self._around = around
+        self._sees = spec.limits if spec.task == "vision-chat" else None
         self._limits = around.settings.limits
+        self._body_limits = around.images.body_limits if self._sees is not None else self._limits
         self._input = cast("type[BaseModel]", chain.get_input_schema())
+        self._memory = chain if isinstance(chain, RememberingChain) else None
+        known = self._memory.chain if self._memory else chain
+        self._known = recognise(known) if around.settings.fast_path else None
+        self._dumps = WellKnownLCSerializer().dumps
         self.handler: Any = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
 
     def bodies(self, prefix: str) -> Mapping[str, Bodies]:
         """Return what the POSTs take and give, by path, for /docs."""
-        handler, one, many = self.handler, {"input": EXAMPLE}, {"inputs": [EXAMPLE]}
+        handler, one, many = self.handler, {"input": self._example}, {"inputs": [self._example]}
         return {
             f"{prefix}/invoke": Bodies(handler.InvokeRequest, handler.InvokeResponse, one),
             f"{prefix}/batch": Bodies(handler.BatchRequest, handler.BatchResponse, many),
@@ -96,18 +113,17 @@ class LangServeRoutes:
 
     async def invoke(self, request: Request) -> Response:
         """Answer one input."""
-        body = await self._read(request, "input")
-        self._check_input(body["input"], "input")
+        body = await self._take(request)
         return await self._answer(request, lambda: self._invoke(request, body))
 
     async def batch(self, request: Request) -> Response:
         """Answer several inputs, in their order."""
-        body = await self._read(request, "inputs")
-        items = split(body, self._limits.batch_size)
-        tolerant = tolerates(body, _preferences(request))
-        if not tolerant:
-            for item in items:
-                self._check_input(item.body["input"], *item.place)
+        async with self._room():
+            body = await self._read(request, "inputs")
+            items = split(body, self._limits.batch_size)
+            tolerant = tolerates(body, _preferences(request))
+            if not tolerant:
+                items = [await self._accept_item(item) for item in items]
         response = await self._answer(request, lambda: self._batch(request, items, tolerant=tolerant))
         if tolerant:
             response.headers["Preference-Applied"] = "return-exceptions"
@@ -121,6 +137,10 @@ class LangServeRoutes:
                 return await work()
 
     async def _invoke(self, request: Request, body: Mapping[str, Any]) -> Response:
+        fast, run_id = await self._ask(request, body, "invoke")
+        if fast is not None:
+            output = json.loads(self._dumps(await fast.whole()))
+            return JSONResponse({"output": output, "metadata": {"run_id": run_id, "feedback_tokens": []}})
         return await _call(self.handler.invoke, request, body)
 
     async def _batch(self, request: Request, items: Sequence[Item], *, tolerant: bool) -> Response:
@@ -129,9 +149,8 @@ class LangServeRoutes:
         async def answer(item: Item) -> Mapping[str, Any]:
             try:
                 async with slots:
-                    if tolerant:
-                        self._check_input(item.body["input"], *item.place)
-                    response = await self._invoke(request, item.body)
+                    accepted = await self._accept_item(item) if tolerant else item
+                    response = await self._invoke(request, accepted.body)
             except Exception as error:
                 if tolerant:
                     return item_error(error)
@@ -144,7 +163,7 @@ class LangServeRoutes:
 
     async def stream(self, request: Request) -> Response:
         """Stream the output's pieces."""
-        return await self._stream(request, self.handler.stream, is_output)
+        return await self._stream(request, self.handler.stream, is_output, relayed=True)
 
     async def stream_log(self, request: Request) -> Response:
         """Stream the run's log as JSON patches."""
@@ -154,13 +173,15 @@ class LangServeRoutes:
         """Stream the events of every step."""
         return await self._stream(request, self.handler.astream_events, tells_output)
 
-    async def _stream(self, request: Request, start: HandlerCall, enough: Wants) -> Response:
-        body = await self._read(request, "input")
-        self._check_input(body["input"], "input")
+    async def _stream(self, request: Request, start: HandlerCall, enough: Wants, *, relayed: bool = False) -> Response:
+        body = await self._take(request)
         hold = self._around.settings.stream_hold
         with named_errors():
             async with while_wanted(request.receive, self._around.shutdown):
                 if await self._is_ready_within(request, hold):
+                    if relayed and (relay := await self._relay(request, body)) is not None:
+                        await relay.hold(hold)
+                        return RelayedStream(relay, render_error=render_error, shutdown=self._around.shutdown)
                     answer = await _call(start, request, body)
                     pump = Pump(mend(answer.body_iterator))
                     held = await pump.hold(enough, hold)
@@ -173,6 +194,26 @@ class LangServeRoutes:
             shutdown=self._around.shutdown,
             ping=self._around.settings.ping,
         )
+
+    async def _relay(self, request: Request, body: Mapping[str, Any]) -> Relay | None:
+        """Return the stream as the fast path makes it; None where it does not know the way."""
+        fast, run_id = await self._ask(request, body, "stream")
+        if fast is None:
+            return None
+        frames = LangServeFrames(fast, run_id, self._dumps)
+        return Relay(await fast.stream(), frames, ping=self._around.settings.ping)
+
+    async def _ask(self, request: Request, body: Mapping[str, Any], endpoint: str) -> tuple[Asked | None, str]:
+        """Return what the chain asks its model, and the run's id; None where LangChain has to run the chain."""
+        if self._known is None:
+            return None, ""
+        read = partial(self.handler._get_config_and_input, endpoint=endpoint)  # noqa: SLF001 -- pinned by a test
+        config, value = await _call(read, request, body)
+        if self._memory is not None:
+            session, value = self._memory.session(value, config)
+            if session is not None:
+                return None, ""
+        return await self._known.prepare(value, config), str(config["run_id"])
 
     async def _late(self, request: Request, start: HandlerCall, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
         """Tell in comments how far the model is until it is ready, then answer."""
@@ -218,23 +259,52 @@ class LangServeRoutes:
 
     # --- what every POST passes ----------------------------------------------------------------
 
+    async def _take(self, request: Request) -> Mapping[str, Any]:
+        """Read a body with one input, and check that."""
+        async with self._room():
+            return await self._accept(await self._read(request, "input"), "input")
+
+    def _room(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Bodies with images are large: few are read and checked at once."""
+        return self._around.images.bodies if self._sees is not None else contextlib.nullcontext()
+
+    async def _accept(self, body: Mapping[str, Any], *place: str | int) -> Mapping[str, Any]:
+        """Return a body whose input the chain will take, with its images as the model takes them.
+
+        All that can be wrong is told before the model is started.
+        """
+        checked = self._check_input(body["input"], *place)
+        if self._sees is None or not isinstance(checked, ChatInput):
+            return body
+        try:
+            messages = await self._around.images.check_images(checked.messages, self._sees)
+        except ServiceError as error:
+            error.param = ".".join(map(str, (*place, error.param)))
+            raise
+        return {**body, "input": {**checked.model_dump(mode="json"), "messages": write_messages(messages)}}
+
+    async def _accept_item(self, item: Item) -> Item:
+        return Item(await self._accept(item.body, *item.place), item.place)
+
     async def _read(self, request: Request, key: str) -> dict[str, Any]:
         if self._around.shutdown.begun:
             raise ShuttingDown
-        body = await read_json(request, self._limits)
+        body = await read_json(request, self._body_limits)
         if not isinstance(body, dict):
             raise InvalidInput(f'The body is an object with the key "{key}".', param="body")
         if key not in body:
             raise InvalidInput(f'The body lacks the key "{key}".', param=key)
-        return cast("dict[str, Any]", body)
+        read = cast("dict[str, Any]", body)
+        session = request.path_params.get(SESSION)
+        return read if session is None else {**read, "config": _in_session(read.get("config"), session)}
 
-    def _check_input(self, value: Any, *place: str | int) -> None:
-        """Refuse an input that the chain will not take, before its model is started for it."""
+    def _check_input(self, value: Any, *place: str | int) -> BaseModel:
+        """Return the input as the chain will take it, or refuse it."""
         messages: Any = cast("dict[str, Any]", value).get("messages") if isinstance(value, dict) else value
         if isinstance(messages, list) and len(cast("list[Any]", messages)) > self._limits.messages:
             raise TooLarge(f"More than {self._limits.messages} messages.", param=".".join(map(str, place)))
         try:
-            self._input.model_validate(value)
+            return self._input.model_validate(value)
         except ValidationError as error:
             raise invalid(error.errors(include_url=False, include_input=False), within=place) from error
 
@@ -259,6 +329,11 @@ class LangServeRoutes:
         return min(settings.wait_ready if wished is None else wished, settings.wait_ready_max)
 
 
+def write_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return messages as the JSON that they are read from."""
+    return [message.model_dump(mode="json") for message in messages]
+
+
 # --- requests ------------------------------------------------------------------------------
 
 
@@ -277,6 +352,19 @@ def _below_config(problem: Any) -> Any:
         return problem
     said = cast("Mapping[str, Any]", problem)
     return {**said, "loc": ("config", *said["loc"])} if "configurable" in said["loc"][:1] else said
+
+
+def _in_session(config: Any, session: str) -> Any:
+    """Return a config, or a batch's list of them, that also names the session of the URL."""
+    if isinstance(config, list):
+        return [_in_session(each, session) for each in cast("list[Any]", config)]
+    if config is not None and not isinstance(config, dict):
+        return config  # langserve says what is wrong with it
+    told = cast("dict[str, Any]", config or {})
+    configurable = told.get("configurable") or {}
+    if not isinstance(configurable, dict):
+        return told
+    return {**told, "configurable": {**cast("dict[str, Any]", configurable), SESSION: session}}
 
 
 def _config_hash(request: Request) -> str:
@@ -299,11 +387,16 @@ PLAYGROUND_POLICY = (
 
 def describe_routes(spec: ModelSpec) -> str:
     """Return what /docs says above one model's routes, as Markdown."""
+    chat = f", [chat playground](/{spec.id}/chat/playground/)" if has_chat(spec) else ""
     return (
-        f"**{spec.display_name}**. {spec.metadata.description} "
-        f"[Playground](/{spec.id}/playground/), [chat playground](/{spec.id}/chat/playground/). "
+        f"**{spec.display_name}**. {spec.metadata.description} [Playground](/{spec.id}/playground/){chat}. "
         f"Every route stands at `/{spec.id}/c/{{config_hash}}/…` too, with the configuration of a share link."
     )
+
+
+def has_chat(spec: ModelSpec) -> bool:
+    """Whether the chat playground fits what the model takes and gives."""
+    return spec.task != "image-generation"
 
 
 @dataclass(frozen=True)
@@ -318,15 +411,21 @@ def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelR
     """Return every route of one model.
 
     The set stands at ``/{id}``, once more at ``/{id}/chat`` for the chat playground (its page calls the routes beside
-    it), and below each at ``c/{config_hash}`` for links that carry a configuration.
+    it) where that fits, and below each at ``c/{config_hash}`` for links that carry a configuration, and at
+    ``s/{session_id}`` for one conversation: its playgrounds go on with it.
     """
     router = APIRouter(tags=[spec.id])
     root = f"/{spec.id}"
     main = LangServeRoutes(spec, chain, around, prefix=root, playground="default")
-    chat = LangServeRoutes(spec, chain, around, prefix=f"{root}/chat", playground="chat")
-    for routes, prefix in ((main, root), (chat, f"{root}/chat")):
+    sets = [(main, root)]
+    if has_chat(spec):
+        chat = f"{root}/chat"
+        sets.append((LangServeRoutes(spec, chain, around, prefix=chat, playground="chat"), chat))
+    for routes, prefix in sets:
         _add(router, routes, prefix, shown=routes is main)
         _add(router, routes, f"{prefix}/c/{{config_hash}}", shown=False)
+        if isinstance(chain, RememberingChain):
+            _add(router, routes, f"{prefix}/s/{{{SESSION}}}", shown=False)
     return ModelRoutes(router, main.bodies(root))
 
 
@@ -347,7 +446,8 @@ def _add(router: APIRouter, routes: LangServeRoutes, prefix: str, *, shown: bool
     router.add_api_route(f"{prefix}/playground/{{file_path:path}}", routes.playground, include_in_schema=False)
 
 
-EXAMPLE = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+DRAWING = {"prompt": "a red apple"}
 POSTS = {
     "invoke": "Answer one input",
     "batch": "Answer several inputs",

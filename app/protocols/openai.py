@@ -12,11 +12,21 @@ from starlette.responses import JSONResponse, Response
 
 from app.catalogue import CHATS, RAW, Catalogue, Choice
 from app.errors import InvalidInput
+from app.openapi import Answers, Bodies
 from app.protocols import anthropic_models
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
-from app.protocols.openai_answers import Heading, render_chat, render_model, render_text, stream_chat, stream_text
-from app.protocols.openai_engine import read_embeddings, read_images
+from app.protocols.drawing import draw
+from app.protocols.openai_answers import (
+    Heading,
+    render_chat,
+    render_images,
+    render_model,
+    render_text,
+    stream_chat,
+    stream_text,
+)
+from app.protocols.openai_engine import EmbeddingBody, ImageBody, read_embeddings, read_images
 from app.protocols.openai_requests import (
     UNSUPPORTED_CHAT,
     UNSUPPORTED_TEXT,
@@ -27,10 +37,19 @@ from app.protocols.openai_requests import (
     read_text,
 )
 from app.protocols.passage import check_passage, pass_on
-from app.protocols.shapes import render_openai
+from app.protocols.shapes import OPENAI_ERROR, render_openai
 from app.protocols.sse import data
 
 WIRE = Wire(data, render_openai)
+ANSWERS = Answers("OpenAIError", OPENAI_ERROR)
+WHOLE = Answers("OpenAIError", OPENAI_ERROR, stream=None)
+HELLO = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+BODIES = {
+    "/v1/chat/completions": Bodies(ChatBody, None, {"model": "smollm2", **HELLO}, ANSWERS),
+    "/v1/completions": Bodies(TextBody, None, {"model": "smollm2", "prompt": "Name three rivers."}, ANSWERS),
+    "/v1/embeddings": Bodies(EmbeddingBody, None, {"model": "minilm", "input": ["a text"]}, WHOLE),
+    "/v1/images/generations": Bodies(ImageBody, None, {"model": "emoji-32", "prompt": "a red apple"}, WHOLE),
+}
 
 
 class OpenAIRoutes:
@@ -103,16 +122,19 @@ class OpenAIRoutes:
         """Draw."""
         body = await self._delivery.read(request)
         choice = self._choose(body)
-        checked = read_images(choice, body, self._limits)
-        return await pass_on(self._delivery, request, choice, "/images/generations", checked)
+        drawing, by_address = read_images(choice, body, self._limits), body.get("response_format") == "url"
+        drawn = await draw(self._delivery, request, choice, drawing)
+        base = str(request.base_url).rstrip("/") if by_address else None
+        return JSONResponse(render_images(drawn, base))
 
     def _choose(self, body: dict[str, Any]) -> Choice:
         return choose(self._catalogue, body)
 
     async def _pass_on(self, request: Request, choice: Choice, path: str, body: dict[str, Any]) -> Response:
         choice.require(*CHATS)
-        check_passage(body, self._limits.choices)
-        return await pass_on(self._delivery, request, choice, path, body)
+        async with self._delivery.wanted(request):
+            checked = await check_passage(self._delivery.chats, choice, body)
+        return await pass_on(self._delivery, request, choice, path, checked)
 
 
 def choose(catalogue: Catalogue, body: dict[str, Any]) -> Choice:
@@ -164,9 +186,3 @@ def create_router(chats: ChatService) -> APIRouter:
     for path, (route, summary) in posts.items():
         router.add_api_route(path, route, methods=["POST"], summary=summary, response_class=Response)
     return router
-
-
-BODIES = {
-    "/v1/chat/completions": ChatBody,
-    "/v1/completions": TextBody,
-}

@@ -5,12 +5,13 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from app.catalogue import Choice
+from app.protocols.drawing import Drawn, read_pictures
 from app.protocols.sse import Data, Event, data
 from app.protocols.usage import count_usage
 
@@ -81,19 +82,14 @@ def _reasoning(message: AIMessage) -> dict[str, Any]:
 
 def _pictures(message: AIMessage) -> dict[str, Any]:
     """Return pictures where OpenRouter's clients look for them: OpenAI's protocol has no place in a message."""
-    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in picture_urls(message)]
+    pictures = [{"type": "image_url", "image_url": {"url": drawn.url}} for drawn in read_pictures(message)]
     return {"images": pictures} if pictures else {}
 
 
-def picture_urls(message: AIMessage) -> list[str]:
-    """Return the pictures of a message as ``data:`` URLs."""
-    content = message.content if isinstance(message.content, list) else []
-    blocks = [cast("dict[str, Any]", block) for block in content if isinstance(block, dict)]
-    return [
-        f"data:{block.get('mime_type', 'image/png')};base64,{block['base64']}"
-        for block in blocks
-        if block.get("type") == "image" and "base64" in block
-    ]
+def render_images(drawn: Sequence[Drawn], base: str | None) -> dict[str, Any]:
+    """Return pictures as answers of the images API: themselves, or below ``base`` where they are kept for a while."""
+    told = [{"url": f"{base}{each.path}"} if base and each.path else {"b64_json": each.base64} for each in drawn]
+    return {"created": int(time.time()), "data": told, "output_format": drawn[0].mime_type.removeprefix("image/")}
 
 
 def finish_reason(message: AIMessage) -> str:

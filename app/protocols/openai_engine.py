@@ -1,24 +1,56 @@
 """OpenAI's requests that go to an engine without a chain between: embeddings and images, checked."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.catalogue import Choice
 from app.errors import InvalidInput, TooLarge
-from app.protocols.passage import only
+from app.protocols.delivery import parse
 from app.settings import Limits
 
-EMBEDDING_FIELDS = (
-    *("model", "input", "encoding_format", "dimensions", "user"),
-    *("truncate_prompt_tokens", "add_special_tokens", "embed_dtype", "endianness", "priority"),
-)
-IMAGE_FIELDS = (
-    *("model", "prompt", "n", "size", "response_format", "output_format", "user"),
-    *("negative_prompt", "num_inference_steps", "guidance_scale", "true_cfg_scale", "seed"),
-)
+
+class EmbeddingBody(BaseModel):
+    """``POST /v1/embeddings``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="-1: to what the model takes.")
+    add_special_tokens: bool | None = None
+    user: str | None = None
+
+
+class ImageBody(BaseModel):
+    """``POST /v1/images/generations``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = ""
+    prompt: str = Field(min_length=1)
+    n: int | None = Field(None, ge=1)
+    size: str | None = Field(None, pattern=r"^([1-9]\d{0,4}x[1-9]\d{0,4}|auto)$")
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = Field(None, ge=1, le=1000)
+    guidance_scale: float | None = Field(None, ge=0, le=100)
+    true_cfg_scale: float | None = Field(None, ge=0, le=100)
+    seed: int | None = None
+    user: str | None = None
+    quality: Any = None
+    style: Any = None
+    background: Any = None
+    moderation: Any = None
+    output_compression: Any = None
+
+
+UNSUPPORTED_IMAGES = {"stream": "pictures come whole.", "partial_images": "pictures come whole."}
 IMAGE_IGNORED = ("quality", "style", "background", "moderation", "output_compression", "user")
-DRAWING_LIMITS = {"num_inference_steps": (1, 1000), "guidance_scale": (0, 100), "true_cfg_scale": (0, 100)}
-SIDE_LIMIT = 16_384
 
 
 def read_embeddings(choice: Choice, body: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
@@ -28,16 +60,13 @@ def read_embeddings(choice: Choice, body: Mapping[str, Any], limits: Limits) -> 
         ServiceError: The model embeds nothing, a field is unknown, or there are too many inputs.
     """
     choice.require("embedding")
-    checked = only(body, EMBEDDING_FIELDS)
-    given: Any = checked.get("input")
-    if not isinstance(given, str | list) or not given:
+    told = parse(EmbeddingBody, {**body, "model": choice.name})
+    if not told.input:
         raise InvalidInput("input: a text, or a list of texts.", param="input")
-    if isinstance(given, list):
-        inputs = cast("list[Any]", given)
-        several = not isinstance(inputs[0], int)  # a list of numbers is one text, as tokens
-        if several and len(inputs) > limits.embeddings:
-            raise TooLarge(f"{len(inputs)} inputs are more than {limits.embeddings}.", param="input")
-    return checked
+    several = not isinstance(told.input, str) and not isinstance(told.input[0], int)  # numbers are one text, as tokens
+    if several and len(told.input) > limits.embeddings:
+        raise TooLarge(f"{len(told.input)} inputs are more than {limits.embeddings}.", param="input")
+    return told.model_dump(exclude_none=True)
 
 
 def read_images(choice: Choice, body: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
@@ -48,49 +77,34 @@ def read_images(choice: Choice, body: Mapping[str, Any], limits: Limits) -> dict
     """
     choice.require("image-generation")
     spec = choice.served.spec
-    if body.get("stream") or body.get("partial_images"):
-        raise InvalidInput("stream: pictures come whole.", param="stream")
-    if body.get("response_format") == "url":
-        raise InvalidInput("response_format: pictures come as b64_json: none are kept here.", param="response_format")
-    kept = {name: value for name, value in body.items() if name not in (*IMAGE_IGNORED, "stream", "partial_images")}
-    asked = {name: value for name, value in only(kept, IMAGE_FIELDS).items() if value is not None}
+    told = parse(ImageBody, body, UNSUPPORTED_IMAGES)
+    if not told.prompt.strip():
+        raise InvalidInput("prompt: say what to draw.", param="prompt")
+    asked = told.model_dump(exclude_none=True, exclude={"model", "response_format", *IMAGE_IGNORED})
+    if told.response_format == "url" and (choice.raw or choice.served.chain is None):
+        raise InvalidInput("response_format: what an engine draws itself is not kept.", param="response_format")
     if asked.get("size") == "auto":
         del asked["size"]
-    drawing = {**spec.drawing.model_dump(exclude_none=True), "n": 1, "response_format": "b64_json", **asked}
-    check_drawing(drawing, pixels=spec.limits.max_pixels, pictures=spec.limits.max_images or limits.choices)
+    drawing = {**spec.drawing.model_dump(exclude_none=True), "n": 1, **asked}
+    check_drawing(
+        drawing,
+        pixels=spec.limits.max_pixels or limits.picture_pixels,
+        pictures=spec.limits.max_images or limits.pictures,
+        steps=limits.picture_steps,
+    )
     return drawing
 
 
-def check_drawing(drawing: Mapping[str, Any], *, pixels: int | None, pictures: int) -> None:
-    """Refuse what cannot be drawn, or should not be.
+def check_drawing(drawing: Mapping[str, Any], *, pixels: int, pictures: int, steps: int) -> None:
+    """Refuse more than a model draws.
 
     Raises:
-        InvalidInput: Named with its field.
-        TooLarge: More pixels than the model draws.
+        InvalidInput: More pictures, or more steps.
+        TooLarge: More pixels.
     """
-    prompt: Any = drawing.get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidInput("prompt: say what to draw.", param="prompt")
-    count: Any = drawing["n"]
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= pictures:
-        raise InvalidInput(f"n: from 1 to {pictures}.", param="n")
-    if drawing["response_format"] != "b64_json":
-        raise InvalidInput("response_format: b64_json.", param="response_format")
-    for name, (least, most) in DRAWING_LIMITS.items():
-        value: Any = drawing.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise InvalidInput(f"{name}: a number.", param=name)
-        if value is not None and not least <= value <= most:
-            raise InvalidInput(f"{name}: from {least} to {most}.", param=name)
-    if drawing.get("size") is not None:
-        check_size(drawing["size"], pixels)
-
-
-def check_size(size: Any, pixels: int | None) -> None:
-    """Refuse a size that is none, or too large for the model."""
-    width, _, height = size.partition("x") if isinstance(size, str) else ("", "", "")
-    sides = [int(side) if side.isascii() and side.isdigit() and len(side) < 6 else 0 for side in (width, height)]  # noqa: PLR2004
-    if not all(0 < side <= SIDE_LIMIT for side in sides):
-        raise InvalidInput("size: WIDTHxHEIGHT in pixels.", param="size")
-    if pixels is not None and sides[0] * sides[1] > pixels:
-        raise TooLarge(f"size: {size} is more than {pixels} pixels.", param="size")
+    for name, most in (("n", pictures), ("num_inference_steps", steps)):
+        if drawing.get(name, 1) > most:
+            raise InvalidInput(f"{name}: from 1 to {most}.", param=name)
+    width, _, height = drawing.get("size", "1x1").partition("x")
+    if int(width) * int(height) > pixels:
+        raise TooLarge(f"size: {width}x{height} is more than {pixels} pixels.", param="size")

@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
 from fastapi import Request
+from langchain_core.messages import HumanMessage
 from starlette.responses import Response
 
 from app.catalogue import Choice
-from app.errors import InvalidInput
+from app.errors import InvalidInput, TooLarge
+from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, wait_of
 from app.protocols.sse import Event, Piece
 from app.protocols.turns import check_content
@@ -20,28 +22,46 @@ FORBIDDEN = ("kv_transfer_params", "ec_transfer_params", "chat_template", "mm_pr
 """Fields of vLLM that name other machines, or programs to run."""
 
 
-def check_passage(body: Mapping[str, Any], choices: int) -> None:
-    """Refuse what an engine should not be given.
-
-    Args:
-        body: The request.
-        choices: Answers it may ask for at most.
+async def check_passage(chats: ChatService, choice: Choice, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request that the engine may be given: with its pictures checked, and nothing to fetch.
 
     Raises:
-        InvalidInput: It holds such a thing.
+        ServiceError: It holds what an engine should not be given.
     """
     for name in FORBIDDEN:
         if body.get(name) is not None:
             raise InvalidInput(f"{name}: not passed on to the engine.", param=name)
+    choices = chats.settings.limits.choices
     for name in ("n", "best_of"):
         wished: Any = body.get(name)
         if isinstance(wished, int) and wished > choices:
             raise InvalidInput(f"{name}: from 1 to {choices}.", param=name)
     messages: Any = body.get("messages")
-    if isinstance(messages, list):
-        for index, message in enumerate(cast("list[Any]", messages)):
-            if isinstance(message, dict):
-                check_content(cast("dict[str, Any]", message).get("content"), f"messages.{index}.content")
+    if not isinstance(messages, list):
+        return dict(body)
+    return {**body, "messages": await _look_at(chats, choice, cast("list[Any]", messages))}
+
+
+async def _look_at(chats: ChatService, choice: Choice, messages: Sequence[Any]) -> list[Any]:
+    """Return messages as they are, but for their pictures."""
+    limit = chats.settings.limits.messages
+    if len(messages) > limit:
+        raise TooLarge(f"More than {limit} messages.", param="messages")
+    contents = [_content(message, f"messages.{index}") for index, message in enumerate(messages)]
+    seen = await chats.look_at(choice, [HumanMessage(content) for content in contents])
+    return [
+        {**message, "content": turn.content} if content else message  # pyright: ignore[reportUnknownMemberType]
+        for message, content, turn in zip(messages, contents, seen, strict=True)
+    ]
+
+
+def _content(message: Any, place: str) -> list[Any]:
+    """Return the parts of a message; none where it is plain text."""
+    content: Any = cast("dict[str, Any]", message).get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return []
+    check_content(content, f"{place}.content")
+    return cast("list[Any]", content)
 
 
 async def pass_on(delivery: Delivery, request: Request, choice: Choice, path: str, body: Mapping[str, Any]) -> Response:
@@ -67,15 +87,3 @@ async def _pieces(choice: Choice, path: str, body: Mapping[str, Any]) -> AsyncGe
     async with line.open(path, body) as answer, contextlib.aclosing(line.pieces(answer)) as pieces:
         async for piece in pieces:
             yield Piece("piece", content=piece)
-
-
-def only(body: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
-    """Return a body that has nothing but these fields.
-
-    Raises:
-        InvalidInput: It has another; named.
-    """
-    for name in body:
-        if name not in allowed:
-            raise InvalidInput(f"{name}: there is no such field here.", param=name)
-    return dict(body)

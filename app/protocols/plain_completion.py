@@ -73,7 +73,16 @@ async def _events(line: EngineLine, response: httpx2.Response) -> AsyncIterator[
 
 
 def _metadata(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: said[name] for name in ("finish_reason", "stop_reason", "logprobs") if said.get(name) is not None}
+    names = ("finish_reason", "stop_reason", "token_ids")
+    metadata = {name: said[name] for name in names if said.get(name) is not None}
+    logprobs = said.get("logprobs")
+    return {**metadata, "logprobs": _as_chat(logprobs)} if logprobs else metadata
+
+
+def _as_chat(logprobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a text's logprobs in the form that chats have."""
+    pairs = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
+    return {"content": [{"token": token, "logprob": logprob, "top_logprobs": []} for token, logprob in pairs]}
 
 
 def _usage(answer: Mapping[str, Any]) -> Any:

@@ -129,4 +129,23 @@ def shape_of(path: str, headers: Headers) -> Shape:
     """Return the shape of the errors at ``path``; ``/v1/models`` is answered as its caller's protocol has it."""
     if path.startswith("/v1/") and "anthropic-version" in headers:
         return render_anthropic
+    if path == "/":
+        return render_tgi  # TGI takes prompts there
+    if path.startswith("/models/") and "/v1/" in path:
+        return render_openai
     return next((shape for prefix, shape in PREFIXES if path.startswith(prefix)), render_own)
+
+
+# --- as JSON schemas, for /docs ------------------------------------------------------------
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": [*properties], "properties": properties}
+
+
+_TEXT = {"type": "string"}
+_MAYBE = {"type": ["string", "null"]}
+OPENAI_ERROR = _object(error=_object(message=_TEXT, type=_TEXT, param=_MAYBE, code=_MAYBE))
+ANTHROPIC_ERROR = _object(type={"const": "error"}, error=_object(type=_TEXT, message=_TEXT))
+OLLAMA_ERROR = _object(error=_TEXT)
+TGI_ERROR = _object(error=_TEXT, error_type=_TEXT)

@@ -23,6 +23,7 @@ WAITING = 16
 CANCEL_AGAIN = 0.1
 """Seconds between two cancellations: time for a connection to be closed properly."""
 PING = b": ping\r\n\r\n"
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -78,12 +79,12 @@ class Piece(Event):
 
 def data(value: Any) -> Data:
     """Return an event without a name that carries ``value`` as JSON."""
-    return Data("data", json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return Data("data", json.dumps(value, separators=(",", ":")))
 
 
 def line(value: Any) -> Line:
     """Return ``value`` as a line of JSON."""
-    return Line("line", json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return Line("line", json.dumps(value, separators=(",", ":")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ class EventStream(Response):
         self.media_type = media_type or self.media_type
         self.status_code = 200
         self.background = None
-        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self.init_headers(STREAM_HEADERS)
         self._pump = pump
         self._held = held
         self._render_error = render_error

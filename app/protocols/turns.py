@@ -1,4 +1,4 @@
-"""Messages of any protocol as LangChain's, checked: roles, contents, and pictures that come with the request."""
+"""Messages of any protocol as LangChain's, checked: roles and contents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -9,8 +9,6 @@ from pydantic import ValidationError
 
 from app.errors import InvalidInput
 from app.responses import invalid
-
-NO_FETCHING = "pictures come with the request, as data:image/...;base64,...: this service fetches no addresses."
 
 
 def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[BaseMessage]:
@@ -49,10 +47,10 @@ KEPT = ("role", "content", "name", "tool_calls", "tool_call_id")
 
 
 def check_content(content: Any, place: str) -> None:
-    """Refuse parts of a turn that no chain here takes.
+    """Refuse parts of a turn that no chain here takes; ``app/images`` looks at the pictures themselves.
 
     Raises:
-        InvalidInput: Another kind of part, or a picture by its address.
+        InvalidInput: Another kind of part, or one without what it is about.
     """
     if not isinstance(content, list):
         return
@@ -64,17 +62,6 @@ def check_content(content: Any, place: str) -> None:
                 if not isinstance(told.get("text"), str):
                     raise InvalidInput(f"{here}.text: a text.", param=f"{here}.text")
             case "image_url":
-                check_picture(told.get("image_url"), f"{here}.image_url")
+                pass
             case _:
                 raise InvalidInput(f"{here}.type: text and image_url are supported.", param=f"{here}.type")
-
-
-def check_picture(value: Any, place: str) -> None:
-    """Refuse a picture that is not in the request itself.
-
-    Raises:
-        InvalidInput: It is named by an address, or is none.
-    """
-    url: Any = cast("dict[str, Any]", value).get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str) or not url.startswith("data:image/"):
-        raise InvalidInput(f"{place}: {NO_FETCHING}", param=place)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.databases import MakeDatabase, databases
 from tests.process.fleet import Fleet
 from tests.processes import until_gone
 from vllm_launcher.processes.run_directory import RunDirectory
@@ -36,3 +37,16 @@ def fleet(run: RunDirectory) -> Iterator[MakeFleet]:
             process.kill()
         assert not left, f"left behind: {left}"
         assert not made.ports.held
+
+
+@pytest.fixture(scope="session")
+def make_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeDatabase]:
+    """Makes empty databases; one PostgreSQL for all tests."""
+    with databases(tmp_path_factory.mktemp("postgresql")) as make:
+        yield make
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, make_database: MakeDatabase, tmp_path: Path) -> str:
+    """The URL of an empty database: every test runs on both."""
+    return make_database(request.param, tmp_path)

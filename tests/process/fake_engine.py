@@ -130,6 +130,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": {"message": f"The model `{body.get('model')}` does not exist."}})
         elif self.path == "/v1/embeddings":
             self.answer(200, {"data": [{"embedding": [1.0, 0.0]}]})
+        elif self.path != "/v1/chat/completions":
+            self.answer(404, {"error": {"message": "Not Found"}})
         else:
             with self.engine.request():
                 (self.stream if body.get("stream") else self.complete)(int(body.get("max_tokens") or 16))

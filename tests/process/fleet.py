@@ -5,21 +5,25 @@ import contextlib
 import os
 import sys
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
 from tests.processes import MARK, alive
+from vllm_launcher.command import ROUTE
+from vllm_launcher.keeping.collaborators import ROUTER, part_of, parts
 from vllm_launcher.keeping.health import HttpHealth
 from vllm_launcher.keeping.launcher import Build, Graces, Launcher, ServerSpec
 from vllm_launcher.keeping.ports import PortTable
 from vllm_launcher.keeping.restart import RestartPolicy
+from vllm_launcher.keeping.router import POLICIES
 from vllm_launcher.keeping.stall import Patience
 from vllm_launcher.processes.process import Launch
 from vllm_launcher.processes.run_directory import RunDirectory
 from vllm_launcher.progress import Progress, Report
+from vllm_launcher.registry.entries import Balance
 from vllm_launcher.status import LauncherStatus, ServerStatus, State
 
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
@@ -46,11 +50,23 @@ class Fleet:
     env: dict[str, str] = field(default_factory=dict[str, str])
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     ports: PortTable = field(default_factory=PortTable)
+    router: Path = Path()
+    """The interpreter of the router's environment, for models with replicas."""
+    balance: Balance = "load"
 
     async def prepare(self, model: str, report: Report) -> Build:
         """Nothing to install: a report, and the command."""
         report(Progress(phase="downloading weights", done=1, total=1))
-        return lambda port: engine_launch(model, port, self.modes[model], **self.env, **{MARK: self.mark})
+        name, part = parts(model)
+        if part == ROUTER:
+            return self._route
+        modes = self.modes.get(model, self.modes[name])
+        return lambda port: engine_launch(name, port, modes, **self.env, **{MARK: self.mark})
+
+    def _route(self, port: int) -> Launch:
+        """The real router, in the environment that the product makes for it."""
+        argv = (str(self.router), "-I", str(ROUTE), str(port), POLICIES[self.balance])
+        return Launch(argv, {"PATH": os.defpath, MARK: self.mark})
 
     @contextlib.asynccontextmanager
     async def launcher(  # noqa: PLR0913 - what a test may want otherwise
@@ -64,10 +80,11 @@ class Fleet:
         room_for: int | None = None,
         minimum_stay: float = 0.0,
         desired: Path | None = None,
+        specs: Sequence[ServerSpec] | None = None,
     ) -> AsyncGenerator[Launcher, None]:
         """A running launcher, shut down in the end; with memory for so many of its servers."""
         async with Launcher(
-            [self.spec(model, load) for model in self.modes],
+            [self.spec(model, load) for model in self.modes] if specs is None else specs,
             prepare=self.prepare,
             spawn=self.run.spawn,
             health=HttpHealth(start_timeout=start_timeout, patience=patience, poll=0.02, dying=0.3),
@@ -89,6 +106,12 @@ class Fleet:
             needs={"cpu": 1},
             fingerprint=fingerprint,
         )
+
+    def replicated(self, model: str, count: int, load: str = "on-demand") -> ServerSpec:
+        """One model with several servers, each of which takes one byte."""
+        whole = self.spec(model, load)
+        replicas = tuple(replace(whole, model=part_of(model, number)) for number in range(count))
+        return replace(whole, replicas=replicas, needs={"cpu": count}, balance=self.balance, fingerprint=f"x{count}")
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of this fleet's engines, guards included."""

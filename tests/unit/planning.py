@@ -14,7 +14,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs/planning.md"
 BEGIN, END = "<!-- plans: begin -->\n", "<!-- plans: end -->\n"
 MACHINES = Path(__file__).with_name("machines")
 MODELS = Path(__file__).parents[2] / "models.json"
-NAMES = ("none", "1x24", "2x80", "4x48", "8x80", "mixed", "partly-used", "old")
+NAMES = ("none", "1x24", "1x80", "2x80", "4x48", "8x80", "mixed", "partly-used", "old")
 
 
 def recorded(name: str) -> Hardware:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from vllm_launcher.__main__ import cli
+from vllm_launcher.__main__ import PROGRAM, cli
 from vllm_launcher.fetching.install import environment_of
 from vllm_launcher.settings import Settings
 
@@ -89,8 +89,9 @@ def test_a_failure_exits_with_1_and_says_what_to_do(folder: Path) -> None:
     told = call(folder, "install-engine", "vllm-tpu")
     assert told.exit_code == 1
     assert told.stderr.splitlines()[-2:] == [
-        "error: There is no engine 'vllm-tpu'.", "Engines: vllm-cpu, vllm-cuda, vllm-omni-cpu, vllm-omni-cuda.",
-    ]  # fmt: skip
+        "error: There is no engine 'vllm-tpu'.",
+        "Engines: vllm-cpu, vllm-cuda, vllm-omni-cpu, vllm-omni-cuda, vllm-router.",
+    ]
 
 
 def test_a_model_that_nobody_listed_exits_with_1(folder: Path) -> None:
@@ -98,6 +99,17 @@ def test_a_model_that_nobody_listed_exits_with_1(folder: Path) -> None:
     told = call(folder, "fetch", "near", *models(folder))
     assert told.exit_code == 1
     assert "There is no model 'near'" in told.stderr
+
+
+@pytest.mark.parametrize(("words", "completed"), [("re", {"restart", "reload"}), ("unload f", {"far"})])
+def test_a_shell_completes_commands_and_models(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: str, completed: set[str]
+) -> None:
+    """As the script that --show-completion prints asks for them."""
+    monkeypatch.chdir(folder)
+    asked = {"COMP_WORDS": f"{PROGRAM} {words}", "COMP_CWORD": str(len(words.split()))}
+    env = {"_LANGSERVE_VLLM_COMPLETE": "complete_bash", **asked}
+    assert set(CliRunner().invoke(cli, prog_name=PROGRAM, env=env).stdout.split()) == completed
 
 
 def test_an_installed_engine_is_not_installed_again(folder: Path) -> None:

@@ -45,10 +45,10 @@ pytestmark = [  # langserve's own
 ]
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    """The app."""
-    return Stage(tmp_path_factory.mktemp("app"))
+@pytest.fixture(scope="module", params=["sdk", "short", "fast"])
+async def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """The app, on every way to the engine there is."""
+    return Stage(tmp_path_factory.mktemp("app"), way=request.param)
 
 
 def text_of(streamed: list[tuple[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from chat_vllm import ChatInput
 from chat_vllm.sampling import Sampling
+from image_generation import Drawing, ImageInput
 from langchain_core.runnables import Runnable
 
 from tests.surroundings import ROOT
@@ -74,14 +75,31 @@ def test_a_template_does_nothing_at_import(template: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
+def draws(template: Path) -> bool:
+    """Whether a template is about pictures."""
+    return settings(template)["tool"]["templates-hub"]["use-case"] == "image-generation"
+
+
+CHATS = [template for template in TEMPLATES if not draws(template)]
+PAINTERS = [template for template in TEMPLATES if draws(template)]
+
+
+@pytest.mark.parametrize("template", CHATS, ids=lambda template: template.name)
 def test_a_chat_template_takes_the_shared_input(template: Path) -> None:
     """The same forms of a conversation for every chat chain."""
     assert exported(template).get_input_schema() is ChatInput
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
+@pytest.mark.parametrize("template", CHATS, ids=lambda template: template.name)
 def test_a_readme_names_what_a_request_may_set(template: Path) -> None:
     """Every config key, none forgotten."""
     text = (template / "README.md").read_text()
     assert [name for name in Sampling.model_fields if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("template", PAINTERS, ids=lambda template: template.name)
+def test_an_image_template_takes_a_prompt_and_names_what_goes_with_it(template: Path) -> None:
+    """One input for every image chain, and a README that forgets none of its fields."""
+    text = (template / "README.md").read_text()
+    assert issubclass(exported(template).get_input_schema(), ImageInput)
+    assert [name for name in Drawing.model_fields if f"`{name}`" not in text] == []

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
-from tests.processes import eventually, named
+from tests.processes import alive, eventually, named
 from tests.product import Product, only, started
 from tests.surroundings import ARTIFACTS, running_product
 from tests.vllm.sse import events
@@ -75,9 +76,14 @@ async def victim(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Prod
         yield product
 
 
-async def test_a_killed_engine_is_named_to_its_clients_and_comes_back(victim: Product) -> None:
-    """SIGKILL of EngineCore in mid-stream: an error event with a name, one restart, and an answer again."""
-    (core,) = named(victim.family(), "EngineCore")
+@pytest.mark.parametrize("process", ["VLLM::EngineCore", "VLLM::Worker", "vllm.entrypoints"])
+async def test_a_killed_process_of_the_engine_is_named_to_its_clients_and_all_comes_back(
+    victim: Product, process: str
+) -> None:
+    """SIGKILL of any of them in mid-stream: an error event with a name, one restart, none left, and an answer again."""
+    before = named(victim.family(), "VLLM::")
+    condemned = server_process(victim) if process == "vllm.entrypoints" else named(before, process)[0]
+    restarts = victim.status().servers[0].restarts
     seen: list[tuple[str, Any]] = []
     async with (
         httpx.AsyncClient(base_url=victim.url, timeout=60) as client,
@@ -85,8 +91,8 @@ async def test_a_killed_engine_is_named_to_its_clients_and_comes_back(victim: Pr
     ):
         async for event in events(response):
             seen.append(event)
-            if sum(name == "data" for name, _ in seen) == 3 and core.is_running():
-                core.kill()
+            if sum(name == "data" for name, _ in seen) == 3 and condemned.is_running():
+                condemned.kill()
     name, error = seen[-1]
     assert name == "error"
     assert error["type"] in {"engine_died", "engine_failed"}
@@ -94,16 +100,29 @@ async def test_a_killed_engine_is_named_to_its_clients_and_comes_back(victim: Pr
     assert "end" not in [event for event, _ in seen], "a torn answer was called whole"
 
     def back(now: LauncherStatus | None) -> bool:
-        return now is not None and now.servers[0].state == "ready" and now.servers[0].restarts == 1
+        return now is not None and now.servers[0].state == "ready" and now.servers[0].restarts == restarts + 1
 
     await eventually(lambda: status(victim), back, within=BACK_WITHIN)
-    async with httpx.AsyncClient(base_url=victim.url, timeout=60) as client:
+    assert not [old for old in before if alive(old)]
+    await answers(victim)
+
+
+def server_process(product: Product) -> psutil.Process:
+    """The API server's."""
+    pid = product.status().servers[0].pid
+    assert pid is not None
+    return psutil.Process(pid)
+
+
+async def answers(product: Product) -> None:
+    """It does, and rightly."""
+    async with httpx.AsyncClient(base_url=product.url, timeout=60) as client:
         question = {"input": "Name the capital of France.", "config": {"configurable": {"temperature": 0}}}
         answer = await client.post("/smollm2/invoke", json=question)
     assert "Paris" in answer.text
 
 
-async def test_a_killed_launcher_leaves_no_process(victim: Product) -> None:
+async def test_a_killed_launcher_leaves_no_process_and_its_successor_serves(victim: Product) -> None:
     """SIGKILL in mid-stream: app, engine and workers go with the launcher, and the client's stream ends."""
     living = victim.family()
     assert named(living, "EngineCore"), "no engine process was found, so nothing is proved"
@@ -120,3 +139,7 @@ async def test_a_killed_launcher_leaves_no_process(victim: Product) -> None:
     with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
         await stream_and_kill()
     assert victim.leftovers(within=GONE_WITHIN) == []
+    models = victim.run_dir.parent / "models.json"
+    with started(victim.run_dir, ARTIFACTS / "successor.log", models=models) as successor:
+        successor.wait_ready()
+        await answers(successor)

@@ -14,6 +14,7 @@ from vllm_launcher.keeping.restart import RestartPolicy
 from vllm_launcher.processes.process import Launch
 from vllm_launcher.progress import Report
 from vllm_launcher.registry import Task
+from vllm_launcher.registry.entries import Balance
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,30 @@ class ServerSpec:
     """Unloaded after so long without a request."""
     sleep: int | None = None
     """The level of vLLM's sleep mode that it is put to instead of being stopped."""
+    replicas: tuple["ServerSpec", ...] = ()
+    """Its servers, where it has several; requests then go to a router in front of them."""
+    balance: Balance = "load"
+    forwards: bool = False
+    """It is such a router: no model is in it, and its metrics are those of a server behind it."""
     fingerprint: str = ""
     """Changes when its command, engine or weights do: a server with another one has to be started anew."""
+
+
+SEPARATOR = "@"
+"""Between a model's id, which holds none, and the number of its replica."""
+ROUTER = "router"
+"""What the router of a model is called where its replicas have numbers."""
+
+
+def part_of(model: str, part: int | str) -> str:
+    """The name of one replica of a model, or of its router: ``qwen3-8b@0``, ``qwen3-8b@router``."""
+    return f"{model}{SEPARATOR}{part}"
+
+
+def parts(name: str) -> tuple[str, str]:
+    """The model, and which of its servers; "" where it has one alone."""
+    model, _, part = name.partition(SEPARATOR)
+    return model, part
 
 
 class Process(Protocol):

@@ -45,6 +45,8 @@ class Target:
     task: Task = "chat"
     external: bool = False
     """Run by somebody else: it may have no /health and no /metrics, and its tokens may cost money."""
+    forwards: bool = False
+    """A router: its metrics are those of some server behind it, and say nothing of itself."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     image_size: str = "256x256"
     """The smallest picture that an image model draws."""
@@ -175,7 +177,7 @@ class HttpHealth:
             await asyncio.sleep(self._poll)
 
     async def _probe(self, session: aiohttp.ClientSession, target: Target) -> None:
-        if target.external or target.task == "image-generation":  # neither is cheap
+        if target.external or target.forwards or target.task == "image-generation":  # none of them is cheap
             return
         try:
             async with asyncio.timeout(self._patience.probe):
@@ -260,7 +262,8 @@ async def _get(session: aiohttp.ClientSession, url: str, within: float) -> tuple
 
 
 async def _alive(session: aiohttp.ClientSession, target: Target, within: float) -> bool:
-    path = "/v1/models" if target.external else "/health"
+    """Whether it answers; of a router that starts, whether a server behind it does."""
+    path = "/v1/models" if target.external or target.forwards else "/health"
     with contextlib.suppress(*NO_ANSWER):
         status, _ = await _get(session, target.base_url + path, within)
         return status == 200  # noqa: PLR2004 - OK
@@ -280,11 +283,11 @@ async def _check_name(session: aiohttp.ClientSession, target: Target) -> None:
 async def _sample(session: aiohttp.ClientSession, target: Target, within: float) -> Sample | None:
     """How the server is doing; None without an answer."""
     with contextlib.suppress(*NO_ANSWER):
-        if not target.external:
+        if not (target.external or target.forwards):
             status, text = await _get(session, target.base_url + "/metrics", within)
             if status == 200:  # noqa: PLR2004 - OK
                 return read_metrics(text)
-        if await _alive(session, target, within):
+        if await _alive(session, replace(target, forwards=False), within):
             return Sample(busy=False, moved=None)
     return None
 

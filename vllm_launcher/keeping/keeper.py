@@ -9,10 +9,9 @@ import asyncio
 import logging
 
 from vllm_launcher.errors import ServerFailed
-from vllm_launcher.keeping.board import Board
 from vllm_launcher.keeping.collaborators import Graces, ServerSpec, Tools
 from vllm_launcher.keeping.life import Life
-from vllm_launcher.keeping.reporter import Reporter
+from vllm_launcher.keeping.reporter import Reporter, Teller
 from vllm_launcher.keeping.restart import PATIENT, Failure, GiveUp, decide
 from vllm_launcher.keeping.room import DeclinedError, Room
 from vllm_launcher.keeping.wishes import Wishes
@@ -21,13 +20,14 @@ from vllm_launcher.status import ServerStatus
 logger = logging.getLogger(__name__)
 
 REMEMBERED_FAILURES = 50
+FINISHING = "finishing requests"
 LOADS_LATER = "loads when it is asked for"
 
 
 class Keeper:
     """Keeps one server as it is wanted: ``want``, ``release`` and ``replace`` say what is, ``keep`` is the task."""
 
-    def __init__(self, spec: ServerSpec, board: Board, tools: Tools, room: Room) -> None:
+    def __init__(self, spec: ServerSpec, board: Teller, tools: Tools, room: Room) -> None:
         self._spec = spec
         self._tools = tools
         self._room = room
@@ -80,9 +80,9 @@ class Keeper:
             self._life.tenant.polite = False
             self._room.look()
 
-    async def release(self, graces: Graces | None = None) -> None:
-        """Have the server stopped, and return when nothing of it is left."""
-        self._wishes.release(graces, "finishing requests")
+    async def release(self, graces: Graces | None = None, why: str = FINISHING) -> None:
+        """Have the server stopped, and return when nothing of it is left. ``why`` is for people."""
+        self._wishes.release(graces, why)
         await self._resting.wait()
 
     async def replace(self, spec: ServerSpec) -> None:
@@ -126,7 +126,7 @@ class Keeper:
             await asyncio.gather(running, released, return_exceptions=True)
         if running.cancelled():
             why = self._wishes.why
-            self._reporter.enter("stopped", "" if why == "finishing requests" else why)
+            self._reporter.enter("stopped", "" if why == FINISHING else why)
         elif error := running.exception():  # a mistake in here must not take the other servers along
             logger.error("keeping %s failed", self._spec.model, exc_info=error)
             self._fail(f"Internal error: {error!r}", None)

@@ -47,9 +47,11 @@ from vllm_launcher.keeping.desired import Desired, DesiredState
 from vllm_launcher.keeping.health import Health
 from vllm_launcher.keeping.keeper import Keeper
 from vllm_launcher.keeping.ports import PortTable
+from vllm_launcher.keeping.replicas import Replicas
 from vllm_launcher.keeping.reporter import first_status
 from vllm_launcher.keeping.restart import RestartPolicy
 from vllm_launcher.keeping.room import MINIMUM_STAY, Room
+from vllm_launcher.keeping.router import HttpRoutes, Routes
 from vllm_launcher.status import LauncherStatus, ServerStatus
 
 __all__ = ["Build", "External", "Graces", "Launcher", "Prepare", "Process", "ServerSpec", "Spawn"]
@@ -80,6 +82,7 @@ class Launcher:
         capacity: Mapping[str, int] | None = None,
         minimum_stay: float = MINIMUM_STAY,
         desired: Path | None = None,
+        routes: Routes | None = None,
     ) -> None:
         listed = list(specs)
         self._tools = Tools(
@@ -95,8 +98,9 @@ class Launcher:
         self._board = Board(first_status(spec) for spec in listed)
         self._board.limit(capacity or {})
         self._room = Room(capacity or {}, self._tools.clock, stay=minimum_stay)
+        self._routes = routes or HttpRoutes()
         self._keepers = {spec.model: self._keeper_of(spec) for spec in listed}
-        self._leaving: list[Keeper] = []
+        self._leaving: list[Keeper | Replicas] = []
         self._unloaded: set[str] = set()
         self._desired = DesiredState(desired, self._wanted)
         self._applying = asyncio.Lock()
@@ -154,17 +158,21 @@ class Launcher:
         """
         async with self._applying:
             listed = {spec.model: spec for spec in specs}
-            known = {model: keeper for model, keeper in self._keepers.items() if model in listed}
-            self._leaving = [keeper for model, keeper in self._keepers.items() if model not in listed]
+            known = {model: keeper for model, keeper in self._keepers.items() if _keeps(keeper, listed.get(model))}
+            self._leaving = [keeper for model, keeper in self._keepers.items() if model not in known]
             self._board.arrange(map(first_status, listed.values()), capacity)
             self._room.resize(capacity)
-            self._keepers = {model: known.get(model) or self._keeper_of(spec) for model, spec in listed.items()}
+            before, self._keepers = (
+                self._keepers,
+                {model: known.get(model) or self._keeper_of(spec) for model, spec in listed.items()},
+            )
             for model, keeper in self._keepers.items():
-                if model not in known:
+                if model not in before:
                     self._begin(keeper)
             await asyncio.gather(
-                *(keeper.close() for keeper in self._leaving),
+                *(keeper.close() for keeper in self._leaving if keeper.spec.model not in listed),
                 *(keeper.replace(listed[model]) for model, keeper in known.items()),
+                *(self._exchange(before[model], self._keepers[model]) for model in before if model in listed),
             )
             self._leaving = []
             self._desired.note()
@@ -193,15 +201,24 @@ class Launcher:
         await asyncio.gather(*(keeper.close(graces) for keeper in [*self._keepers.values(), *self._leaving]))
         self._board.close()
 
-    def _keeper(self, model: str) -> Keeper:
+    async def _exchange(self, before: Keeper | Replicas, after: Keeper | Replicas) -> None:
+        """One server becomes several, or several one: the new ones begin when the old ones are gone."""
+        if before is not after:
+            wanted = before.wanted
+            await before.close()
+            self._begin(after, loaded=wanted)
+
+    def _keeper(self, model: str) -> Keeper | Replicas:
         if model not in self._keepers:
             raise UnknownModel(model)
         return self._keepers[model]
 
-    def _keeper_of(self, spec: ServerSpec) -> Keeper:
+    def _keeper_of(self, spec: ServerSpec) -> Keeper | Replicas:
+        if spec.replicas:
+            return Replicas(spec, self._board, self._tools, self._room, self._routes)
         return Keeper(spec, self._board, self._tools, self._room)
 
-    def _begin(self, keeper: Keeper, *, loaded: bool = False) -> None:
+    def _begin(self, keeper: Keeper | Replicas, *, loaded: bool = False) -> None:
         """Begin to keep, and to load what is to be loaded at once."""
         keeper.start()
         spec = keeper.spec
@@ -221,3 +238,11 @@ class Launcher:
     def _wanted(self) -> Desired:
         loaded = tuple(model for model, keeper in self._keepers.items() if keeper.wanted)
         return Desired(loaded=loaded, unloaded=tuple(sorted(self._unloaded)))
+
+
+def _keeps(keeper: Keeper | Replicas, spec: ServerSpec | None) -> bool:
+    """Whether this keeper can go on with that server: one keeps a single server, the other several."""
+    if spec is None:
+        return False
+    single = not keeper.spec.replicas and not spec.replicas
+    return single or (keeper.spec.fingerprint == spec.fingerprint and spec.refusal is None)

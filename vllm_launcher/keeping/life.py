@@ -233,6 +233,7 @@ def target_of(spec: ServerSpec, base_url: str) -> Target:
         served_name=spec.served_name,
         task=spec.task,
         external=spec.external is not None,
+        forwards=spec.forwards,
         headers=spec.external.headers if spec.external else dict[str, str](),
         image_size=spec.image_size,
     )

@@ -1,8 +1,8 @@
 """How a keeper tells of its server: one model's line on the board."""
 
 import time
+from typing import Protocol
 
-from vllm_launcher.keeping.board import Board
 from vllm_launcher.keeping.collaborators import ServerSpec
 from vllm_launcher.keeping.metrics import Sample
 from vllm_launcher.progress import Progress
@@ -12,10 +12,18 @@ GONE = ("absent", "fetching", "stopped", "failed")
 """States without a process."""
 
 
+class Teller(Protocol):
+    """Where a status goes: the board, or the replicas' own."""
+
+    def put(self, status: ServerStatus, *, minor: bool = False) -> None:
+        """Tell of that server; a ``minor`` change may wait a little."""
+        ...
+
+
 class Reporter:
     """Writes the status of a server; its keeper is the only one who does."""
 
-    def __init__(self, board: Board, spec: ServerSpec) -> None:
+    def __init__(self, board: Teller, spec: ServerSpec) -> None:
         self._board = board
         self._status = first_status(spec)
         self._looked: tuple[float, Sample] | None = None

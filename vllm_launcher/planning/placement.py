@@ -197,9 +197,19 @@ def _number(spec: ModelSpec, flag: str) -> int | None:
 # --- after everything has its place ------------------------------------------------------
 
 
+def place_again(placement: Placement, rooms: Rooms, pick: Pick) -> Placement | None:
+    """One more server of that model, equal to the first, on GPUs of the same kind; None without the room for it."""
+    kind = rooms.gpu(placement.gpus[0])
+    group = next(group for group in rooms.groups() if kind in group)
+    chosen = pick(rooms, group, len(placement.gpus), placement.memory.total)
+    return replace(placement, gpus=chosen) if chosen else None
+
+
 def widen(placement: Placement, rooms: Rooms) -> tuple[Placement, Rooms]:
     """Cut a model that is cut already over idle GPUs too, to the largest number of ways that divides its heads."""
     if placement.split.tensor == 1 or placement.split.pipeline > 1 or placement.replicas > 1:
+        return placement, rooms
+    if placement.spec.replicas > 1:  # equal servers: none of them gets what others have no GPUs for
         return placement, rooms
     if _number(placement.spec, "tensor-parallel-size"):
         return placement, rooms

@@ -5,16 +5,30 @@ Pure: the same registry, hardware and facts give the same plan. ``plan`` prints 
 Models that fit beside each other are placed for good. One that fits the machine, but not beside those placed before
 it, takes turns: it is planned as if only the pinned ones were there, and whoever is in its way makes room when it is
 asked for.
+
+Every model has its first server before one gets a second: ``replicas`` are servers equal to the first, as many as have
+their place for good.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from vllm_launcher.hardware import Hardware
 from vllm_launcher.planning.facts import DiffusionFacts, Facts, ModelFacts, facts_of
 from vllm_launcher.planning.flags import device_of, missing_permission
 from vllm_launcher.planning.needs import refusal
-from vllm_launcher.planning.placement import NoRoom, Pick, Placement, emptiest, fullest, place, share_rest, widen
+from vllm_launcher.planning.placement import (
+    NoRoom,
+    Pick,
+    Placement,
+    emptiest,
+    fullest,
+    place,
+    place_again,
+    share_rest,
+    widen,
+)
 from vllm_launcher.planning.plan_cpu import SMALL, CpuBudget, budget_of, plan_cpu
 from vllm_launcher.planning.plan_gpu import place_unknown, server_of
 from vllm_launcher.planning.plan_omni import place_omni, plan_omni_cpu
@@ -59,24 +73,29 @@ class _Planner:
     pinned_budget: CpuBudget = field(init=False)
     in_turns: dict[str, NoRoom] = field(default_factory=dict[str, NoRoom])
     """What takes turns on GPUs: planned when all others have their memory."""
+    more: dict[str, list[PlannedServer | Placement]] = field(
+        default_factory=dict[str, list["PlannedServer | Placement"]]
+    )
+    """Further replicas of a model."""
 
     def plan(self) -> Plan:
         """GPUs first, then the processor for what found no room on them, then the rest of the GPUs for caches."""
         self.rooms = self.pinned_rooms = rooms_of(self.hardware.gpus)
         own = [spec for spec in self.registry.models if not isinstance(spec.engine, SharedEngine)]
-        self.budget = budget_of(self.hardware, sum(spec.load == "startup" for spec in own))
+        self.budget = budget_of(self.hardware, self.at_startup(own))
         capacity = {f"gpu:{index}": free for index, free in self.rooms.free.items()} | {"cpu": self.budget.memory}
         refused = {spec.id: no for spec in self.by_priority() if (no := self.on_gpus(spec)) is not None}
         self.budget = self.pinned_budget = replace(self.budget, threads=self.threads(set(refused)))
         for spec in self.by_priority():
             if spec.id in refused:
                 self.outcomes[spec.id] = self.elsewhere(spec, refused[spec.id])
+        self.add_replicas()
         servers = self.finished()
-        self.take_turns(servers)
+        self.take_turns([*chain.from_iterable(servers.values())])
         for spec in self.registry.models:
             if isinstance(spec.engine, SharedEngine):
                 self.outcomes[spec.id] = _shared(spec.id, spec.engine, self.outcomes[spec.engine.model])
-        ordered = [servers.get(spec.id, self.outcomes[spec.id]) for spec in self.registry.models]
+        ordered = [outcome for spec in self.registry.models for outcome in self.of(spec, servers)]
         return Plan(
             servers=tuple(outcome for outcome in ordered if isinstance(outcome, PlannedServer)),
             rejected=tuple(outcome for outcome in ordered if isinstance(outcome, Rejected)),
@@ -120,8 +139,58 @@ class _Planner:
         return None
 
     def threads(self, for_processor: set[str]) -> int:
-        at_startup = [spec for spec in self.registry.models if spec.load == "startup" and spec.id in for_processor]
-        return budget_of(self.hardware, len(at_startup)).threads
+        specs = [spec for spec in self.registry.models if spec.id in for_processor]
+        return budget_of(self.hardware, self.at_startup(specs)).threads
+
+    def at_startup(self, specs: Iterable[ModelSpec]) -> int:
+        """How many servers of these start at once."""
+        return sum(spec.replicas for spec in specs if spec.load == "startup")
+
+    def add_replicas(self) -> None:
+        """Place further servers of the models that want several, in the order of the models, while there is room."""
+        for spec in self.by_priority():
+            first = self.outcomes.get(spec.id)
+            if spec.replicas > 1 and first and not isinstance(first, Rejected) and not getattr(first, "shares", False):
+                self.more[spec.id] = list(self.replicas_of(spec, first))
+
+    def replicas_of(self, spec: ModelSpec, first: PlannedServer | Placement) -> Iterator[PlannedServer | Placement]:
+        for _ in range(spec.replicas - 1):
+            another = self.again(spec, first)
+            if another is None:
+                return
+            yield another
+
+    def again(self, spec: ModelSpec, first: PlannedServer | Placement) -> PlannedServer | Placement | None:
+        """One more server equal to the first, if there is room for good."""
+        if isinstance(first, PlannedServer) and not first.gpus:
+            if first.memory.total > self.budget.memory:
+                return None
+            self.budget = self.budget.less(first.memory.total)
+            if spec.residency.pinned:
+                self.pinned_budget = self.pinned_budget.less(first.memory.total)
+            return first
+        another = (
+            place_again(first, self.rooms, self.pick)
+            if isinstance(first, Placement)
+            else place_unknown(spec, self.rooms)
+        )
+        if another is not None:
+            self.rooms = self.rooms.take(another.gpus, another.memory.total)
+            if spec.residency.pinned:
+                self.pinned_rooms = self.pinned_rooms.take(another.gpus, another.memory.total)
+        return another
+
+    def of(self, spec: ModelSpec, servers: Mapping[str, Sequence[PlannedServer]]) -> Iterator[Outcome]:
+        """What comes of that model in the end: its servers, numbered, or why there are none."""
+        outcome = self.outcomes[spec.id]
+        if isinstance(outcome, Rejected):
+            yield outcome
+            return
+        placed = servers.get(spec.id) or [
+            server for server in (outcome, *self.more.get(spec.id, [])) if isinstance(server, PlannedServer)
+        ]
+        for number, server in enumerate(placed):
+            yield _numbered(server, number, len(placed), spec)
 
     def elsewhere(self, spec: ModelSpec, refused: NoRoom) -> Outcome:
         """What found no room on a GPU: in turns with others there, on the processor, or in turns there, or not at all.
@@ -158,7 +227,7 @@ class _Planner:
             return _in_turns(server_of(placed, rest))
         return _in_turns(placed) if isinstance(placed, PlannedServer) else None
 
-    def take_turns(self, servers: Mapping[str, PlannedServer]) -> None:
+    def take_turns(self, servers: Sequence[PlannedServer]) -> None:
         """Plan what takes turns on GPUs: beside those of startup if that is possible, else beside the pinned ones."""
         specs = {spec.id: spec for spec in self.registry.models}
         beside_startup = beside_pinned = rooms_of(self.hardware.gpus)
@@ -172,10 +241,11 @@ class _Planner:
             turn = next((turn for turn in turns if turn is not None), None)
             self.outcomes[model] = turn or self.refused(specs[model], Rejected(model, "", ""), refused)
 
-    def placed_for_good(self, servers: Mapping[str, PlannedServer]) -> list[PlannedServer]:
+    def placed_for_good(self, servers: Sequence[PlannedServer]) -> list[PlannedServer]:
         """Servers on GPUs that do not take turns."""
-        others = (outcome for outcome in self.outcomes.values() if isinstance(outcome, PlannedServer))
-        return [server for server in (*servers.values(), *others) if server.gpus and not server.shares]
+        everything = [*servers, *self.outcomes.values(), *chain.from_iterable(self.more.values())]
+        others = (outcome for outcome in everything if isinstance(outcome, PlannedServer))
+        return [server for server in others if server.gpus and not server.shares]
 
     def on_processor(self, spec: ModelSpec, budget: CpuBudget) -> Outcome:
         """On the processor, if that is enough for it."""
@@ -205,12 +275,33 @@ class _Planner:
             return "no NVIDIA GPU was found"
         return "set by the entry" if device_of(spec) == "cpu" else "the GPUs have no room left for it"
 
-    def finished(self) -> dict[str, PlannedServer]:
+    def finished(self) -> dict[str, list[PlannedServer]]:
         """Placements as servers, after idle GPUs and spare memory are given out."""
-        placements = [outcome for outcome in self.outcomes.values() if isinstance(outcome, Placement)]
+        everything = [*self.outcomes.values(), *chain.from_iterable(self.more.values())]
+        placements = [outcome for outcome in everything if isinstance(outcome, Placement)]
         for index, placement in enumerate(placements):
             placements[index], self.rooms = widen(placement, self.rooms)
-        return {placement.spec.id: server_of(placement, self.rooms) for placement in share_rest(placements, self.rooms)}
+        servers: dict[str, list[PlannedServer]] = {}
+        for placement in share_rest(placements, self.rooms):
+            servers.setdefault(placement.spec.id, []).append(server_of(placement, self.rooms))
+        return servers
+
+
+def _numbered(server: PlannedServer, number: int, count: int, spec: ModelSpec) -> PlannedServer:
+    """One of several, or one that was to be several and is not."""
+    if spec.replicas == 1:
+        return server
+    why = "set by the entry" if count == spec.replicas else f"of {spec.replicas}: there is no room for more"
+    chosen = Choice("replicas", str(count), why)
+    balance = [Choice("balance", spec.balance, BALANCES[spec.balance])] if count > 1 else []
+    return replace(server, replica=number, reasons=(*server.reasons, chosen, *balance))
+
+
+BALANCES = {
+    "load": "a request goes to the server with the least to do",
+    "prefix": "a request goes to the server that has most of its prompt in its cache",
+    "session": "a session's requests go to the same server",
+}
 
 
 def _in_turns(server: PlannedServer) -> PlannedServer:

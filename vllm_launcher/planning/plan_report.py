@@ -58,6 +58,8 @@ class ServerReport(_Frozen):
     """
 
     model: str
+    replica: int
+    """Which of the model's servers, from 0."""
     engine: str
     engine_installed: bool
     weights: WeightsState
@@ -114,7 +116,7 @@ def read_machine(path: Path) -> Hardware:
 
 def report_of(project: Project, hardware: Hardware, settings: Settings) -> PlanReport:
     """The plan of a project for that machine."""
-    servers = (_server(*project.planned(server.model), settings) for server in project.plan.servers)
+    servers = (_server(project.planned(server.model)[0], server, settings) for server in project.plan.servers)
     return PlanReport(
         machine=hardware,
         capacity=dict(project.plan.capacity),
@@ -128,6 +130,7 @@ def _server(spec: ModelSpec, planned: PlannedServer, settings: Settings) -> Serv
     checkpoint, weights = (Path(), "elsewhere") if no_process else _checkpoint(spec, planned, settings)
     return ServerReport(
         model=planned.model,
+        replica=planned.replica,
         engine=planned.engine,
         engine_installed=no_process or installed(planned.engine, settings) is not None,
         weights=weights,

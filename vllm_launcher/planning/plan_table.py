@@ -45,7 +45,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[s
 def _row(server: PlannedServer) -> tuple[str, ...]:
     memory = server.memory
     return (
-        server.model,
+        name_of(server),
         loaded(server),
         server.engine,
         ", ".join(str(index) for index in server.gpus) or "-",
@@ -58,6 +58,11 @@ def _row(server: PlannedServer) -> tuple[str, ...]:
         gib(memory.total),
         gib(server.available),
     )
+
+
+def name_of(server: PlannedServer) -> str:
+    """The model, and which of its servers where that is not the first."""
+    return f"{server.model} #{server.replica}" if server.replica else server.model
 
 
 def loaded(server: PlannedServer) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_launcher.planning.plan_report import PlanReport, ServerReport
-from vllm_launcher.planning.plan_table import COLUMNS, machine_line, reason_rows, rejected_rows, server_rows
+from vllm_launcher.planning.plan_table import COLUMNS, machine_line, name_of, reason_rows, rejected_rows, server_rows
 from vllm_launcher.planning.planned import Plan, gib
 
 Rows = Sequence[Sequence[str]]
@@ -24,10 +24,10 @@ def show(plan: Plan, report: PlanReport, console: Console, *, why: bool = False)
     if plan.servers:
         show_rows(console, COLUMNS, server_rows(plan), wrap=False)
     for server in report.servers:
-        say(console, "", f"{server.model}: {summary(server)}")
+        planned = plan.replicas(server.model)[server.replica]
+        say(console, "", f"{name_of(planned)}: {summary(server)}")
         if why:
-            planned = plan.server(server.model)
-            show_rows(console, ("choice", "value", "why"), reason_rows(planned) if planned else [])
+            show_rows(console, ("choice", "value", "why"), reason_rows(planned))
         if server.command:
             say(console, f"    {shell_line(server)}")
     if plan.rejected:

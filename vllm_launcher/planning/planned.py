@@ -98,8 +98,12 @@ class Plan:
     """Bytes that servers may take in all, by pool (``PlannedServer.needs``)."""
 
     def server(self, model: str) -> PlannedServer | None:
-        """The server of that model."""
-        return next((server for server in self.servers if server.model == model), None)
+        """The server of that model; the first of its replicas, where it has several."""
+        return next(iter(self.replicas(model)), None)
+
+    def replicas(self, model: str) -> tuple[PlannedServer, ...]:
+        """All servers of that model."""
+        return tuple(server for server in self.servers if server.model == model)
 
 
 def gib(size: float) -> str:

@@ -137,6 +137,23 @@ Engine = Annotated[VllmEngine | OmniEngine | ExternalEngine | SharedEngine, Fiel
 # --- what answers with it ----------------------------------------------------------------
 
 
+class Memory(Entry):
+    """How conversations are kept that name a session."""
+
+    enabled: Annotated[bool, Field(description="false: there are no sessions; every call stands alone.")] = True
+    when_full: Annotated[
+        Literal["drop", "summarise"],
+        Field(
+            description="What becomes of the oldest turns when a conversation outgrows the model's context. drop: they "
+            "are not told to the model. summarise: the model summarises them, and is told that. They stay stored."
+        ),
+    ] = "drop"
+    ttl_seconds: Annotated[
+        int | None,
+        Field(ge=60, description="Seconds after its last turn that it is kept; as the service is set if absent."),
+    ] = None
+
+
 class Retrieval(Entry):
     """The documents that a chain answers from."""
 
@@ -185,6 +202,7 @@ class ChainRef(Entry):
     )
     system_prompt: str | None = None
     variables: dict[str, str] = Field(default_factory=dict, description="Values for the prompt's variables.")
+    memory: Memory = Memory()
     retrieval: Retrieval | None = Field(None, description="For a package that answers from documents.")
     tools: list[Text] = Field(
         default_factory=list,
@@ -252,6 +270,7 @@ class Residency(Entry):
     )
 
 
+Balance = Literal["load", "prefix", "session"]
 Capability = Literal["streaming", "tools", "structured-output", "reasoning", "vision", "images"]
 
 
@@ -292,7 +311,7 @@ class ModelSpec(Entry):
     )
     residency: Residency = Field(default_factory=Residency)
     replicas: int = Field(1, ge=1, le=64, description="Servers of this model; requests are balanced over them.")
-    balance: Literal["load", "prefix", "session"] = Field(
+    balance: Balance = Field(
         "load",
         description="How requests find a replica. load: the one with the least to do. prefix: the one that has "
         "most of the prompt in its cache. session: the same one for each session.",

@@ -24,6 +24,7 @@ from vllm_launcher.registry.entries import (
     Flag,
     HubSource,
     Limits,
+    Memory,
     Metadata,
     ModelSpec,
     OmniEngine,
@@ -39,9 +40,9 @@ from vllm_launcher.registry.positions import JsonError, Lines, Located, Position
 from vllm_launcher.registry.problems import Problem, RegistryError, at, problems_of
 
 __all__ = [
-    "ChainRef", "Drawing", "Engine", "Entry", "ExternalEngine", "Flag", "HubSource", "Limits", "Metadata", "ModelSpec",
-    "OmniEngine", "PathSource", "Problem", "PypiSource", "Registry", "RegistryError", "Sampling", "SharedEngine",
-    "Source", "Task", "VllmEngine", "check_chains", "load_registry", "schema_text", "write_schema",
+    "ChainRef", "Drawing", "Engine", "Entry", "ExternalEngine", "Flag", "HubSource", "Limits", "Memory", "Metadata",
+    "ModelSpec", "OmniEngine", "PathSource", "Problem", "PypiSource", "Registry", "RegistryError", "Sampling",
+    "SharedEngine", "Source", "Task", "VllmEngine", "check_chains", "load_registry", "schema_text", "write_schema",
 ]  # fmt: skip
 
 MAX_BYTES = 1 << 20

@@ -6,6 +6,7 @@ from chat_vllm.messages import ChatInput, ChatOutput
 from chat_vllm.model import ChatVLLM
 from chat_vllm.prompt import ChatPrompt, chat_prompt
 from chat_vllm.sampling import ConfigurableChat, Options, Sampling, configurable
+from chat_vllm.tokens import TokenCount
 
 __all__ = [
     "ChatFlow",
@@ -19,6 +20,7 @@ __all__ = [
     "NotAnAnswerError",
     "Options",
     "Sampling",
+    "TokenCount",
     "chat_prompt",
     "configurable",
 ]

@@ -4,8 +4,10 @@ Requests go through ``post`` of the openai SDK (key, retries, SSE) but not throu
 OpenAI's fields, and building and dumping one a token costs more than all the rest of the way.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, Self
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, Self
 
 import httpx2
 import openai
@@ -19,7 +21,8 @@ from pydantic import BaseModel, Field, SecretStr, model_validator
 from typing_extensions import override
 
 from chat_vllm.clients import ClientOptions, Lazy
-from chat_vllm.errors import EngineStreamCutError, completion, typed_errors
+from chat_vllm.errors import EngineStreamCutError, NotAnAnswerError, completion, typed_errors
+from chat_vllm.events import DONE, EventSplitter, read_event, read_plain, refusal
 from chat_vllm.messages import ChatOutput
 from chat_vllm.structured import Method, Schema, Structured, structured_output
 from chat_vllm.tokens import EngineTokens
@@ -48,6 +51,31 @@ VLLM_FIELDS = (
     "priority",
 )
 """Fields of ``ChatVLLM`` that vLLM adds to OpenAI's, named as in its protocol."""
+
+
+class Answer(Protocol):
+    """An engine's answer under way: its status is there, its body comes in pieces."""
+
+    @property
+    def status_code(self) -> int:
+        """The HTTP status."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The pieces of the body as they come; what ends it early is raised."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let the engine know that nobody reads on, where it has not finished."""
+        ...
+
+
+class Engine(Protocol):
+    """A way to an engine that costs less than the openai SDK's: ``app/engine.py`` has one."""
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Send a JSON body to ``path`` below ``/v1`` and return the answer once its status is there."""
+        ...
 
 
 class ChatVLLM(EngineTokens):
@@ -81,6 +109,9 @@ class ChatVLLM(EngineTokens):
         default=None, exclude=True, description="Unused: the read time-out bounds silence, and costs no task a chunk."
     )
     use_responses_api: bool | None = False
+    engine: Any = Field(
+        default=None, exclude=True, repr=False, description="An Engine: asyncio requests go this way, not the SDK's."
+    )
 
     top_k: int | None = Field(default=None, ge=-1, description="Sample among the k likeliest tokens; 0 or -1: all.")
     min_p: float | None = Field(default=None, ge=0, le=1, description="Least likelihood, relative to the likeliest.")
@@ -194,6 +225,8 @@ class ChatVLLM(EngineTokens):
     ) -> ChatResult:
         payload = self._get_request_payload(messages, stop=stop, **{**kwargs, "stream": False})
         options = take_options(payload)
+        if self.engine is not None and not options:
+            return self.read_answer(await self._read_whole(payload))
         with typed_errors():
             response = await self.root_async_client.post(PATH, cast_to=object, body=payload, options=options)
         return self._create_chat_result(completion(response))
@@ -239,6 +272,13 @@ class ChatVLLM(EngineTokens):
     ) -> AsyncIterator[ChatGenerationChunk]:
         payload = self._stream_payload(messages, stop, stream_usage=stream_usage, **kwargs)
         options = take_options(payload)
+        if self.engine is not None and not options:
+            async with aclosing(self._read_stream(payload)) as chunks:
+                async for chunk in chunks:
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+            return
         with typed_errors():
             async with await self.root_async_client.post(
                 PATH, cast_to=object, body=payload, options=options, stream=True, stream_cls=openai.AsyncStream[object]
@@ -253,6 +293,88 @@ class ChatVLLM(EngineTokens):
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
                 require_finish(events.response.request, finished=finished)
+
+    # --- the short way ---------------------------------------------------------------------
+
+    async def _read_stream(self, payload: dict[str, Any]) -> AsyncGenerator[ChatGenerationChunk, None]:
+        finished, splitter = False, EventSplitter()
+        async with aclosing(await self.ask(payload)) as answer:
+            async for piece in answer:
+                for event in splitter.feed(piece):
+                    if event.startswith(DONE):
+                        require_finish(None, finished=finished)
+                        return
+                    chunk = self.read_chunk(event)
+                    if chunk is not None:
+                        finished = finished or has_finished(chunk)
+                        yield chunk
+        require_finish(None, finished=finished)
+
+    async def _read_whole(self, payload: dict[str, Any]) -> bytes:
+        async with aclosing(await self.ask(payload)) as answer:
+            return b"".join([piece async for piece in answer])
+
+    async def ask(self, payload: dict[str, Any]) -> Answer:
+        """Send a request's body the short way and return the answer; an HTTP error is raised.
+
+        Raises:
+            ModelError: The engine refuses; see ``chat_vllm.errors``.
+        """
+        key = self.openai_api_key
+        secret = key.get_secret_value() if isinstance(key, SecretStr) else "EMPTY"
+        headers = {"Authorization": f"Bearer {secret}", **(self.default_headers or {})}
+        body = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        engine: Engine = self.engine
+        answer = await engine.post(PATH, body, headers)
+        if answer.status_code < 400:  # noqa: PLR2004
+            return answer
+        async with aclosing(answer):
+            raise refusal(answer.status_code, b"".join([piece async for piece in answer]))
+
+    @property
+    def answers_short(self) -> bool:
+        """Whether asyncio requests may go the short way, with nothing around them that a request has to pass."""
+        plain = self.disable_streaming is False and self.rate_limiter is None and self.output_version is None
+        return self.engine is not None and plain and self.cache is None and not self.model_fields_set & {"streaming"}
+
+    def stream_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The body of a streaming request, as ``astream`` sends it."""
+        return self._stream_payload(self._convert_input(input_).to_messages(), stop, stream_usage=None, **kwargs)
+
+    def whole_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The body of a request, as ``ainvoke`` sends it."""
+        written: dict[str, Any] = self._get_request_payload(input_, stop=stop, **{**kwargs, "stream": False})
+        return written
+
+    def read_chunk(self, event: bytes) -> ChatGenerationChunk | None:
+        """One event's data as a LangChain chunk; None where it says nothing.
+
+        Raises:
+            EngineStreamError: It reports an error.
+        """
+        plain = read_plain(event)
+        if plain is None:
+            return self._convert_chunk_to_generation_chunk(read_event(event), AIMessageChunk, None)
+        text, reasoning = plain
+        more = {"reasoning_content": reasoning} if reasoning else {}
+        message = AIMessageChunk(content=text, additional_kwargs=more, response_metadata={"model_provider": PROVIDER})
+        return ChatGenerationChunk(message=message)
+
+    def read_answer(self, body: bytes) -> ChatResult:
+        """The body of a whole answer as LangChain's result.
+
+        Raises:
+            NotAnAnswerError: It is none.
+        """
+        try:
+            answer: Any = json.loads(body)
+        except ValueError:
+            raise NotAnAnswerError(f"Not a chat completion: {body[:200].decode(errors='replace')}") from None
+        return self._create_chat_result(completion(answer))
 
     # --- answers -------------------------------------------------------------------------
 
@@ -343,7 +465,8 @@ class ChatVLLM(EngineTokens):
         return None  # the base class would look the name up among OpenAI's models
 
 
-def require_finish(request: Any, *, finished: bool) -> None:
+def require_finish(request: httpx2.Request | None, *, finished: bool) -> None:
     """Raise if a stream ended before the answer did: half an answer never passes for a whole one."""
     if not finished:
-        raise EngineStreamCutError(message="The stream ended before the answer was complete.", request=request)
+        asked = request or httpx2.Request("POST", "http://engine.invalid/v1/chat/completions")
+        raise EngineStreamCutError(message="The stream ended before the answer was complete.", request=asked)

@@ -66,6 +66,7 @@ class Options(BaseModel):
     stop_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    return_token_ids: bool | None = None
     thinking: bool | None = Field(None, description="Whether a model that can reason does so before it answers.")
 
     def arguments(self) -> dict[str, Any]:

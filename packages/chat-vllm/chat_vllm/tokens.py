@@ -1,6 +1,7 @@
 """Tokens as the engine counts them: with its own tokenizer and chat template."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
@@ -12,6 +13,14 @@ from typing_extensions import override
 from chat_vllm.errors import typed_errors
 
 Tools: TypeAlias = Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool]
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """How many tokens a conversation has, and how many the model takes, its answer included."""
+
+    count: int
+    limit: int
 
 
 class EngineTokens(BaseChatOpenAI):
@@ -31,10 +40,24 @@ class EngineTokens(BaseChatOpenAI):
 
     async def aget_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Tools | None = None) -> int:
         """As ``get_num_tokens_from_messages``, without blocking."""
+        return (await self.acount_tokens(messages, tools)).count
+
+    async def acount_tokens(
+        self, messages: Sequence[BaseMessage], tools: Tools | None = None, *, generation_prompt: bool = True
+    ) -> TokenCount:
+        """Tokens of a conversation as the model will see it, and the model's context.
+
+        Args:
+            messages: The conversation.
+            tools: Offered with it.
+            generation_prompt: Whether what begins the answer is counted too.
+        """
         body = self._conversation(messages, tools)
+        if not generation_prompt:
+            body["add_generation_prompt"] = False
         with typed_errors():
-            answer = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
-        return answer["count"]
+            answer: Any = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
+        return TokenCount(answer["count"], answer["max_model_len"])
 
     def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         with typed_errors():

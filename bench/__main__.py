@@ -1,0 +1,114 @@
+"""``python -m bench``: what each layer costs, interleaved A B B A; see ``--help``."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import statistics
+from typing import Any
+
+from bench.cpu import Meter, pin, speed_of_this_moment
+from bench.load import Outcome, Scenario, Target, run
+from bench.peers import ROOT, Running, known, run_engine, run_peer
+from bench.report import Figures, Measured, Table, report
+
+SCENARIOS = {
+    "A": Scenario("A", callers=16, tokens=128, pace=20),
+    "B": Scenario("B", callers=200, tokens=128, pace=50),
+    "whole": Scenario("whole", callers=4, tokens=40, pace=0, asks=40, stream=False),
+    "first": Scenario("first", callers=1, tokens=3, pace=0, asks=100),
+    "first32": Scenario("first32", callers=32, tokens=6, pace=20, asks=6),
+    "smoke": Scenario("smoke", callers=3, tokens=20, pace=2, asks=2),
+    "L": Scenario("L", callers=1000, tokens=12, pace=250),
+}
+"""A and B: paced streams. whole: answers in one piece. first, first32: time to the first token. L: a thousand."""
+USUAL = ("A", "B", "whole", "first", "first32")
+
+
+async def measure(running: Running, scenario: Scenario, figures: Figures) -> None:
+    """Run one scenario against one peer."""
+    meter = Meter(running.pids)
+
+    async def around(work: Any) -> None:
+        with meter.running():
+            await work
+
+    outcome = await run(running.target, scenario, around)
+    note(figures, scenario, outcome, meter)
+
+
+def note(figures: Figures, scenario: Scenario, outcome: Outcome, meter: Meter) -> None:
+    """Add one round."""
+    figures.failures += len(outcome.failures)
+    figures.complaints.extend(outcome.failures[:1])
+    figures.tokens += outcome.tokens
+    if outcome.tokens:
+        per = meter.cpu * 1e6 / outcome.tokens if scenario.stream else meter.cpu * 1e3 / outcome.requests
+        figures.cpu.append(per)
+    if outcome.first:
+        ordered = sorted(outcome.first)
+        figures.first.append(statistics.median(ordered) * 1e3)
+        figures.first95.append(ordered[int(len(ordered) * 0.95)] * 1e3)
+    if outcome.gaps:
+        figures.gap99.append(sorted(outcome.gaps)[int(len(outcome.gaps) * 0.99)] * 1e3)
+    if meter.memory:
+        figures.memory.append(meter.memory / 2**20)
+
+
+async def compare(names: list[str], scenarios: list[Scenario], rounds: int) -> Measured:
+    """Measure all, forwards and backwards in turn; the engine itself comes first, as what everything is added to."""
+    core, others = cores()
+    pin([os.getpid()], others)
+    table: Table = {name: {s.name: Figures() for s in scenarios} for name in ["direct", *names]}
+    speeds: list[float] = []
+    peers = known()
+    async with contextlib.AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(run_engine(others[0]))
+        direct = Running(peers["aiohttp"], Target(int(engine.rsplit(":", 1)[1]), "openai"), [])
+        running = {"direct": direct}
+        for name in names:
+            running[name] = await stack.enter_async_context(run_peer(name, peers[name], engine, core, others))
+            print(f"{name}: up, pids {running[name].pids}", flush=True)
+        for turn in range(rounds * 2):
+            for name in [*running] if turn % 2 == 0 else reversed([*running]):
+                for scenario in scenarios:
+                    speeds.append(speed_of_this_moment())
+                    figures = table[name][scenario.name]
+                    await measure(running[name], scenario, figures)
+                    tell(turn, name, scenario, figures)
+    told = {scenario.name: scenario.tell() for scenario in scenarios}
+    return Measured(table, {name: peers[name].name for name in names}, speeds, told)
+
+
+def tell(turn: int, name: str, scenario: Scenario, figures: Figures) -> None:
+    """Print how far it is."""
+    cpu = f"{figures.cpu[-1]:.1f}" if figures.cpu else "-"
+    print(f"round {turn} {name} {scenario.name}: {cpu} {figures.complaints[-1:] or ''}", flush=True)
+
+
+def cores() -> tuple[int, list[int]]:
+    """Return the core of the server that is measured, and those of everything else."""
+    available = sorted(os.sched_getaffinity(0))
+    if len(available) == 1:
+        print("One core for everything: latencies say little, CPU times of the servers still do.")
+        return available[0], available
+    return available[-1], available[:-1]
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--peers", default="ours,general,langserve,litellm,httpx,aiohttp,router", help="who, comma separated"
+    )
+    parser.add_argument("--scenarios", default=",".join(USUAL), help=f"of {', '.join(SCENARIOS)}")
+    parser.add_argument("--rounds", type=int, default=2, help="pairs of rounds, forwards and backwards (A B B A)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    asked = parser.parse_args()
+    scenarios = [SCENARIOS[name] for name in asked.scenarios.split(",")]
+    result = asyncio.run(compare(asked.peers.split(","), scenarios, asked.rounds))
+    report(result, ROOT, write=asked.write)
+
+
+if __name__ == "__main__":
+    main()

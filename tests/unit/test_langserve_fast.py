@@ -1,0 +1,302 @@
+"""The fast path says, byte for byte, what LangChain says on the general one."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from chat_vllm import ChatVLLM, chat_prompt, configurable
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
+from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.tracers.context import collect_runs
+
+from app.protocols.langserve_fast import recognise
+from tests.unit.memory_network import MemoryNetwork
+from tests.unit.scripted import MODEL, ScriptedEngine, Stage, Stream, refusal, says
+
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # langserve's own
+
+QUESTION = {"messages": [{"role": "user", "content": "Where is Paris?"}]}
+HEAD: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
+IDS = re.compile(r"lc_run--[0-9a-f-]{36}(-0)?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+RECORDED = Path(__file__).parents[2] / "packages/chat-vllm/tests/recorded"
+
+
+def said(finish: str | None = None, *, logprobs: Any = None, more: dict[str, Any] | None = None, **delta: Any) -> Any:
+    """Return an event of vLLM's."""
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    return {
+        **HEAD,
+        "choices": [{**choice, **({"stop_reason": None} if finish else {}), "token_ids": None}],
+        **(more or {}),
+    }
+
+
+def call(index: int, **function: Any) -> dict[str, Any]:
+    """Return a piece of a tool call."""
+    named = {"id": "chatcmpl-tool-1", "type": "function"} if "name" in function else {}
+    return {"index": index, **named, "function": function}
+
+
+def logprobs(token: str) -> dict[str, Any]:
+    """Return the log probabilities of one token."""
+    one = {"token": token, "logprob": -0.16622434556484222, "bytes": [*token.encode()]}
+    return {"content": [{**one, "top_logprobs": [one]}]}
+
+
+ROLE = said(role="assistant", content="", more={"prompt_token_ids": None, "prompt_text": None})
+STOP = said("stop", content="")
+USAGE: dict[str, Any] = {
+    **HEAD,
+    "choices": [],
+    "usage": {
+        "prompt_tokens": 3,
+        "total_tokens": 5,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 1},
+    },
+    "system_fingerprint": "vllm-0.32.0-x",
+}
+DEAD = {"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}}
+CORPUS: dict[str, Sequence[Any]] = {
+    "text": [ROLE, said(content="In"), said(content=" France."), STOP, USAGE, "[DONE]"],
+    "no usage": [ROLE, said(content="In"), STOP, "[DONE]"],
+    "the last token ends it": [ROLE, said(content="In"), said("length", content=" France"), USAGE, "[DONE]"],
+    "a named end": [
+        ROLE,
+        said(content="In"),
+        {**STOP, "choices": [{**STOP["choices"][0], "stop_reason": " to"}]},
+        "[DONE]",
+    ],
+    "unicode and escapes": [
+        ROLE,
+        *(said(content=t) for t in ("é", "東京", "😀", '"\\', "\n\r\t", "\u2028", "\x07", "</b>")),
+        STOP,
+        "[DONE]",
+    ],
+    "an empty answer": [ROLE, STOP, USAGE, "[DONE]"],
+    "empty pieces": [ROLE, said(content=""), said(content=None), said(), STOP, "[DONE]"],
+    "reasoning": [ROLE, said(reasoning="Two"), said(reasoning=" and"), said(content="4"), STOP, USAGE, "[DONE]"],
+    "reasoning by its old name": [ROLE, said(reasoning_content="Two"), said(content="4"), STOP, "[DONE]"],
+    "reasoning beside text": [ROLE, said(reasoning="Two", content="4"), STOP, "[DONE]"],
+    "a tool call": [
+        ROLE,
+        said(content=None, tool_calls=[call(0, name="add")]),
+        said(content=None, tool_calls=[call(0, arguments='{"a": ')]),
+        said(content=None, tool_calls=[call(0, arguments="1}"), call(1, name="sub", arguments="{}")]),
+        said("tool_calls", content=""),
+        USAGE,
+        "[DONE]",
+    ],
+    "log probabilities": [
+        ROLE,
+        said(content="In", logprobs=logprobs("In")),
+        said("stop", content="", logprobs=None),
+        "[DONE]",
+    ],
+    "token ids": [
+        said(role="assistant", content="", more={"prompt_token_ids": [1, 2]}),
+        {**HEAD, "choices": [{**said(content="In")["choices"][0], "token_ids": [57]}]},
+        STOP,
+        "[DONE]",
+    ],
+    "metrics": [ROLE, said(content="In", more={"metrics": {"x": 1.5}}), STOP, "[DONE]"],
+    "no delta": [
+        ROLE,
+        {**HEAD, "choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+        said(content="In"),
+        STOP,
+        "[DONE]",
+    ],
+    "an event of another kind": [ROLE, {"type": "content.delta", "choices": []}, said(content="In"), STOP, "[DONE]"],
+    "an error in place of chunks": [DEAD, "[DONE]"],
+    "an error between chunks": [ROLE, said(content="In"), DEAD, "[DONE]"],
+    "an overflow between chunks": [
+        ROLE,
+        refusal("This model's maximum context length is 2048 tokens.", code=400),
+        "[DONE]",
+    ],
+    "an error that says nothing": [ROLE, said(content="In"), {"error": "boom"}, "[DONE]"],
+    "cut before the end": [ROLE, said(content="In"), "[DONE]"],
+    "cut before its first word": ["[DONE]"],
+    "ended without a word": [ROLE, said(content="In"), STOP, USAGE],
+    "no JSON": [ROLE, said(content="In"), "{not json", "[DONE]"],
+    "no chat event": [ROLE, said(content="In"), {"choices": [{"index": 0}]}, "[DONE]"],
+    "nothing": [],
+    "the connection breaks": [ROLE, said(content="In"), httpx2.ReadError("gone")],
+}
+REFUSALS = {
+    "too long": (400, refusal("This model's maximum context length is 2048 tokens.", code=400)),
+    "refused": (400, refusal("top_k must be -1 or at least 1.", code=400, param="top_k")),
+    "busy": (429, {"error": "queue"}),
+    "unknown": (404, refusal("no such model", code=404)),
+    "broken": (500, refusal("Traceback", code=500)),
+    "no JSON": (503, "text"),
+}
+
+
+@pytest.fixture(scope="module")
+async def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
+    """The app by every way to the engine."""
+    return {way: Stage(tmp_path_factory.mktemp(way), way=way) for way in ("sdk", "short", "fast")}
+
+
+async def told(stage: Stage, reply: Any, body: Any, route: str = "stream") -> tuple[int, str]:
+    """Return the status and the whole answer, with ids made equal."""
+    async with stage.client(ScriptedEngine(lambda _: reply())) as client:
+        response = await client.post(f"/{MODEL}/{route}", json=body)
+    return response.status_code, IDS.sub("ID", response.text)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 300])
+@pytest.mark.parametrize("name", CORPUS)
+async def test_every_way_streams_the_same_bytes(stages: dict[str, Stage], name: str, cut: int) -> None:
+    """Whatever the engine sends, and in whatever pieces it arrives."""
+    answers: dict[str, tuple[int, str]] = {}
+    for way, stage in stages.items():
+        stage.network.cut = cut
+        answers[way] = await told(stage, lambda: Stream(CORPUS[name]), {"input": QUESTION})
+    assert answers["fast"] == answers["short"] == answers["sdk"]
+    begins = isinstance(CORPUS[name][0], dict) and CORPUS[name][0] is not DEAD if CORPUS[name] else False
+    assert (answers["fast"][0] == 200) is begins
+
+
+@pytest.mark.parametrize("route", ["stream", "invoke"])
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_every_way_tells_a_refusal_alike(stages: dict[str, Stage], name: str, route: str) -> None:
+    """Status, kind and words of the engine's errors do not depend on the way they came."""
+    answers = {
+        way: await told(stage, lambda: REFUSALS[name], {"input": QUESTION}, route) for way, stage in stages.items()
+    }
+    assert answers["fast"] == answers["short"] == answers["sdk"]
+    assert answers["fast"][0] >= 400
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    "text": {"content": "In France, 東京 😀"},
+    "reasoning": {"content": "4", "reasoning": "Two and two."},
+    "nothing": {"content": None},
+    "a tool call": {"content": None, "tool_calls": [call(0, name="add", arguments='{"a": 1}')]},
+    "a tool call that is none": {"content": None, "tool_calls": [call(0, name="add", arguments="{")]},
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+async def test_every_way_answers_whole_with_the_same_bytes(stages: dict[str, Stage], name: str) -> None:
+    """Answers in one piece are equal too, with log probabilities and usage."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", **WHOLE[name]},
+        "logprobs": logprobs("In"),
+        "finish_reason": "stop",
+    }
+    body = {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE["usage"]}
+    answers = {
+        way: await told(stage, lambda: (200, body), {"input": QUESTION}, "invoke") for way, stage in stages.items()
+    }
+    assert answers["fast"] == answers["short"] == answers["sdk"]
+    assert answers["fast"][0] == 200
+
+
+@pytest.mark.parametrize("body", [{"object": "list"}, {"choices": []}, []])
+async def test_what_is_no_answer_is_told_alike(stages: dict[str, Stage], body: Any) -> None:
+    """Another kind of server at the engine's address."""
+    answers = {
+        way: await told(stage, lambda: (200, body), {"input": QUESTION}, "invoke") for way, stage in stages.items()
+    }
+    assert answers["fast"] == answers["short"] == answers["sdk"]
+
+
+ASKED: dict[str, Any] = {
+    "nothing": {},
+    "sampling": {"temperature": 0.1, "max_tokens": 3, "stop": ["x"], "seed": 7},
+    "tools": {"tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}], "tool_choice": "auto"},
+    "a schema": {"response_format": {"title": "t", "type": "object", "properties": {}}},
+    "thinking": {"thinking": False, "logprobs": True, "top_logprobs": 2},
+    "out of range": {"temperature": 9},
+}
+
+
+@pytest.mark.parametrize("route", ["stream", "invoke"])
+@pytest.mark.parametrize("name", ASKED)
+async def test_every_way_asks_the_engine_for_the_same(stages: dict[str, Stage], name: str, route: str) -> None:
+    """The request's body is LangChain's own on every way: system prompt, sampling, tools, schemas."""
+    asked: dict[str, Any] = {}
+    for way, stage in stages.items():
+        engine = ScriptedEngine(says("In France."))
+        async with stage.client(engine) as client:
+            body = {"input": QUESTION, "config": {"configurable": ASKED[name]}}
+            response = await client.post(f"/{MODEL}/{route}", json=body)
+        asked[way] = (response.status_code, engine.requests)
+    assert asked["fast"] == asked["short"] == asked["sdk"]
+
+
+# --- what is recognised --------------------------------------------------------------------
+
+LLM: Any = ChatVLLM(model="m")
+PROMPT: Any = chat_prompt("Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("chain", "known"),
+    [
+        (PROMPT | LLM, True),
+        (PROMPT | configurable(LLM), True),
+        (PROMPT | configurable(LLM) | StrOutputParser(), True),
+        (PROMPT | configurable(LLM).bind(stop=["x"]), True),
+        ((PROMPT | LLM).with_types(output_type=str), True),
+        (LLM, False),
+        (PROMPT | LLM | JsonOutputParser(), False),
+        (PROMPT | RunnableLambda(len) | LLM, False),
+        (PROMPT | LLM.with_config(tags=["mine"]), False),
+        (PROMPT | LLM.with_retry(), False),
+        ((PROMPT | LLM).with_config(callbacks=[]), False),
+    ],
+)
+def test_only_chains_of_the_known_kind_are_recognised(chain: Runnable[Any, Any], known: bool) -> None:  # noqa: FBT001
+    """Prompts, the chat model, perhaps a string parser; anything else is LangChain's to run."""
+    assert (recognise(chain) is not None) is known
+
+
+async def test_a_run_that_is_listened_to_is_langchains() -> None:
+    """Tracers of the environment, of the request and of the model want to be told of every step."""
+    engine = MemoryNetwork(ScriptedEngine(says())).connections()
+    llm: Any = ChatVLLM(model="m", engine=engine)
+    known, listened = recognise(PROMPT | llm), recognise(PROMPT | llm.model_copy(update={"callbacks": [Listener()]}))
+    assert known is not None
+    assert listened is not None
+    value = {"messages": [("user", "hi")]}
+    assert await known.prepare(value, {}) is not None
+    assert await known.prepare(value, {"callbacks": [Listener()]}) is None
+    assert await listened.prepare(value, {}) is None
+    with collect_runs():
+        assert await known.prepare(value, {}) is None
+
+
+class Listener(BaseCallbackHandler):
+    """Wants to be told."""
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"engine": None}, {"disable_streaming": True}, {"output_version": "v1"}, {"streaming": False}, {"cache": True}],
+)
+async def test_a_model_with_something_around_it_is_langchains(changed: dict[str, Any]) -> None:
+    """Caches, rate limits and other outputs stand before or behind the request."""
+    engine = MemoryNetwork(ScriptedEngine(says())).connections()
+    fields: dict[str, Any] = {"model": "m", "engine": engine, **changed}
+    known = recognise(PROMPT | ChatVLLM(**fields))
+    assert known is not None
+    assert await known.prepare({"messages": [("user", "hi")]}, {}) is None
+
+
+async def test_pictures_are_langchains() -> None:
+    """Content of another form than text is brought into form by LangChain."""
+    engine = MemoryNetwork(ScriptedEngine(says())).connections()
+    known = recognise(PROMPT | ChatVLLM(model="m", engine=engine))
+    assert known is not None
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    assert await known.prepare({"messages": [{"role": "user", "content": picture}]}, {}) is None

@@ -1,0 +1,284 @@
+"""A relay between one answer of an engine and one client: slow clients, silent engines, early ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.connection import Answer, Connections
+from app.errors import EngineBusy, EngineUnreachable
+from app.protocols.relay import Relay
+from tests.unit.memory_network import MemoryNetwork
+from tests.unit.scripted import SOON, ScriptedEngine, answer
+
+
+class Upper:
+    """Renders pieces in capitals; a piece with a full stop ends the stream, one with a question mark is an error."""
+
+    def __init__(self) -> None:
+        self.ended = self.begun = False
+        self.error: Exception | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """See ``Renderer``."""
+        self.begun = True
+        self.ended = b"." in piece or b"?" in piece
+        self.error = ValueError("?") if b"?" in piece else None
+        return piece.upper()
+
+    def close(self) -> bytes:
+        """See ``Renderer``."""
+        return b" END"
+
+
+class Pieces(httpx2.AsyncByteStream):
+    """An engine's stream that a test feeds."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.taken = 0
+        self.closed = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self.queue.get()) is not None:
+            yield piece
+            self.taken += 1
+
+    async def aclose(self) -> None:
+        """Note that nobody reads on."""
+        self.closed.set()
+
+
+class Client:
+    """An ASGI server's ``send`` whose client can be slow: it suspends then, as uvicorn's does."""
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.news = asyncio.Event()
+        self.breaks = False
+
+    async def send(self, message: Any) -> None:
+        """See ASGI."""
+        if self.breaks:
+            raise RuntimeError("the server gave up")
+        if not self.reads.is_set():
+            await self.reads.wait()
+        self.got += message["body"]
+        self.news.set()
+
+    async def until(self, text: bytes) -> None:
+        """Wait until it got ``text``."""
+        async with asyncio.timeout(SOON):
+            while text not in self.got:
+                self.news.clear()
+                await self.news.wait()
+
+
+async def begin(pieces: Pieces, *, ping: float = 600) -> tuple[Relay, Client, asyncio.Task[None], MemoryNetwork]:
+    """Return a relay that runs for a client."""
+    network = MemoryNetwork(Engine(pieces))
+    relay = Relay(await post(network.connections()), Upper(), ping=ping)
+    client = Client()
+    return relay, client, asyncio.create_task(relay.run(client.send)), network
+
+
+async def post(connections: Connections) -> Answer:
+    """Ask."""
+    return await connections.post("http://127.0.0.1:1/v1/x", b"{}", {})
+
+
+class Engine(httpx2.AsyncBaseTransport):
+    """Answers with one stream."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:  # noqa: ARG002
+        """See httpx2."""
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=self._pieces)
+
+
+async def test_a_piece_is_sent_in_the_callback_it_came_in() -> None:
+    """No task runs between the engine's bytes and the server's."""
+    pieces = Pieces()
+    _, client, running, network = await begin(pieces)
+    await pieces.queue.put(b"one ")
+    await client.until(b"ONE ")
+    network.opened[0].deliver(b"two ")
+    assert client.got == b"ONE TWO "
+    await pieces.queue.put(b"three.")
+    async with asyncio.timeout(SOON):
+        await running
+    assert client.got == b"ONE TWO THREE."
+
+
+async def test_a_slow_client_keeps_the_engine_waiting() -> None:
+    """While ``send`` is suspended nothing is read, and nothing is lost or turned around afterwards."""
+    pieces = Pieces()
+    _, client, running, network = await begin(pieces)
+    await pieces.queue.put(b"a")
+    await client.until(b"A")
+    client.reads.clear()
+    network.opened[0].deliver(b"b")
+    assert not network.opened[0].readable
+    network.opened[0].deliver(b"c")  # the rest of what one read brought
+    await pieces.queue.put(b"d.")
+    client.reads.set()
+    async with asyncio.timeout(SOON):
+        await running
+    assert client.got == b"ABCD."
+    assert network.opened[0].readable
+
+
+async def test_an_end_waits_for_a_slow_client() -> None:
+    """The stream is over when the client has everything, not when the engine has said everything."""
+    pieces = Pieces()
+    _, client, running, network = await begin(pieces)
+    await pieces.queue.put(b"a")
+    await client.until(b"A")
+    client.reads.clear()
+    network.opened[0].deliver(b"b.")
+    await asyncio.sleep(0)
+    assert not running.done()
+    client.reads.set()
+    async with asyncio.timeout(SOON):
+        await running
+    assert client.got == b"AB."
+
+
+async def test_a_slow_client_that_leaves_is_let_go() -> None:
+    """The suspended send ends, and the engine's connection with it."""
+    pieces = Pieces()
+    relay, client, running, network = await begin(pieces)
+    await pieces.queue.put(b"a")
+    await client.until(b"A")
+    client.reads.clear()
+    network.opened[0].deliver(b"b")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    relay.close()
+    async with asyncio.timeout(SOON):
+        await pieces.closed.wait()
+
+
+async def test_an_error_comes_after_what_came_before_it() -> None:
+    """Frames first, then what ended them."""
+    pieces = Pieces()
+    _, client, running, _ = await begin(pieces)
+    await pieces.queue.put(b"a")
+    await pieces.queue.put(b"b?")
+    with pytest.raises(ValueError, match=r"\?"):
+        await asyncio.wait_for(running, SOON)
+    assert client.got == b"AB?"
+
+
+async def test_a_server_that_breaks_ends_the_stream() -> None:
+    """What ``send`` raises is raised where the stream runs."""
+    pieces = Pieces()
+    _, client, running, _ = await begin(pieces)
+    await pieces.queue.put(b"a")
+    await client.until(b"A")
+    client.breaks = True
+    await pieces.queue.put(b"b")
+    with pytest.raises(RuntimeError, match="gave up"):
+        await asyncio.wait_for(running, SOON)
+
+
+async def test_an_answer_without_a_last_word_is_closed() -> None:
+    """The renderer has the last word then."""
+    pieces = Pieces()
+    _, client, running, _ = await begin(pieces)
+    await pieces.queue.put(b"a")
+    await pieces.queue.put(None)
+    await asyncio.wait_for(running, SOON)
+    assert client.got == b"A END"
+
+
+async def test_silence_is_filled_with_comments() -> None:
+    """An idle stream is kept open."""
+    pieces = Pieces()
+    _, client, running, _ = await begin(pieces, ping=0.01)
+    await client.until(b": ping\r\n\r\n: ping\r\n\r\n")
+    await pieces.queue.put(b"a.")
+    await asyncio.wait_for(running, SOON)
+    assert client.got.endswith(b"A.")
+
+
+async def test_what_came_before_the_client_is_not_lost() -> None:
+    """Frames wait for the client; the engine waits with them."""
+    pieces = Pieces()
+    network = MemoryNetwork(Engine(pieces))
+    relay = Relay(await post(network.connections()), Upper(), ping=600)
+    await pieces.queue.put(b"a")
+    await relay.hold(SOON)
+    assert not network.opened[0].readable
+    await pieces.queue.put(b"b.")
+    client = Client()
+    await asyncio.wait_for(relay.run(client.send), SOON)
+    assert client.got == b"AB."
+
+
+async def test_an_error_before_any_output_is_raised_while_holding() -> None:
+    """So that it gets a status."""
+    pieces = Pieces()
+    network = MemoryNetwork(Engine(pieces))
+    renderer = Upper()
+    relay = Relay(await post(network.connections()), renderer, ping=600)
+    network.opened[0].abort()
+    with pytest.raises(Exception, match="ended in the middle"):
+        await relay.hold(SOON)
+
+
+# --- connections -----------------------------------------------------------------------------
+
+
+async def test_a_connection_is_used_again() -> None:
+    """An answer that was read to its end leaves its connection for the next one."""
+    network = MemoryNetwork(ScriptedEngine(lambda _: (200, answer("Paris."))))
+    connections = network.connections()
+    for _ in range(3):
+        got = await post(connections)
+        assert b"Paris." in b"".join([piece async for piece in got])
+        got.close()
+    assert len(network.opened) == 1
+
+
+async def test_a_connection_whose_answer_was_left_is_not_used_again() -> None:
+    """Its rest would be taken for the next answer."""
+    network = MemoryNetwork(Engine(Pieces()))
+    connections = network.connections()
+    (await post(connections)).close()
+    (await post(connections)).close()
+    assert len(network.opened) == 2
+    assert network.opened[0].is_closing()
+
+
+async def test_answers_under_way_are_bounded() -> None:
+    """One more is told that the service is busy."""
+    connections = MemoryNetwork(Engine(Pieces())).connections(limit=1)
+    first = await post(connections)
+    with pytest.raises(EngineBusy):
+        await post(connections)
+    first.close()
+    (await post(connections)).close()
+
+
+async def test_a_refused_connection_says_so() -> None:
+    """``refused``: the engine has not seen the request, so it may be sent to another."""
+    network = MemoryNetwork(Engine(Pieces()))
+    network.refuse = 1
+    with pytest.raises(EngineUnreachable) as caught:
+        await post(network.connections())
+    assert caught.value.refused
+
+
+async def test_a_header_cannot_become_another_request() -> None:
+    """A line end in a header is refused."""
+    connections = MemoryNetwork(Engine(Pieces())).connections()
+    with pytest.raises(ValueError, match="line end"):
+        await connections.post("http://127.0.0.1:1/v1/x", b"{}", {"Authorization": "Bearer a\r\nX: y"})
