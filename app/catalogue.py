@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from chat_vllm import chat_prompt
 
 from app.call import may_use
-from app.chains import Chain, EngineAccess, build_chain, build_chat_model, build_vision_model
+from app.chains import Chain, EngineAccess, build_chain, build_conversation_model
 from app.counting import CountingChat
 from app.engine_line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
@@ -132,11 +132,10 @@ def serve_model(spec: ModelSpec, chain: Chain | None, access: EngineAccess) -> S
     if spec.task not in CHATS:
         return ServedModel(spec, chain, None, None, EngineLine.to(spec, access))
     plain = spec.model_copy(update={"sampling": Sampling()})
-    build = build_vision_model if spec.task == "vision-chat" else build_chat_model
     return ServedModel(
         spec,
-        chain=chain or _alone(build(spec, access)),
-        bare=_alone(build(plain, access)),
+        chain=chain or _alone(build_conversation_model(spec, access)),
+        bare=_alone(build_conversation_model(plain, access)),
         counter=_count(spec, access),
         line=EngineLine.to(spec, access),
     )
@@ -145,7 +144,7 @@ def serve_model(spec: ModelSpec, chain: Chain | None, access: EngineAccess) -> S
 def _count(spec: ModelSpec, access: EngineAccess) -> Chain:
     if spec.chain is not None:
         return build_chain(spec, replace(access, memory=None), kind=CountingChat)
-    return _alone(build_chat_model(spec, access, kind=CountingChat))
+    return _alone(build_conversation_model(spec, access, kind=CountingChat))
 
 
 def _alone(llm: Chain) -> Chain:

@@ -171,10 +171,14 @@ def _build_model(spec: ModelSpec, access: EngineAccess, kind: type[ChatVLLM]) ->
     match spec.task:
         case "image-generation":
             return build_image_model(spec, access)
-        case "vision-chat":
-            return build_vision_model(spec, access, kind=kind)
         case _:
-            return build_chat_model(spec, access, kind=kind)
+            return build_conversation_model(spec, access, kind=kind)
+
+
+def build_conversation_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:
+    """Return the chat model of one entry; one that sees is behind the check of images."""
+    build = build_vision_model if spec.task == "vision-chat" else build_chat_model
+    return build(spec, access, kind=kind)
 
 
 def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> ConfigurableChat:
@@ -212,14 +216,19 @@ def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
         base_url=BASE_URL,
         api_key=key,
         drawing=Drawing.model_validate(spec.drawing.model_dump()),
-        limits=ImageLimits(
-            pictures=spec.limits.max_images or access.limits.pictures,
-            pixels=spec.limits.max_pixels or access.limits.picture_pixels,
-            steps=access.limits.picture_steps,
-        ),
+        limits=image_limits(spec, access),
         keep=access.keep,
         timeout=access.timeout,
         http_async_client=access.client(spec.id),
+    )
+
+
+def image_limits(spec: ModelSpec, access: EngineAccess) -> ImageLimits:
+    """Return what one request may ask an image model for."""
+    return ImageLimits(
+        pictures=spec.limits.max_images or access.limits.pictures,
+        pixels=spec.limits.max_pixels or access.limits.picture_pixels,
+        steps=access.limits.picture_steps,
     )
 
 

@@ -1,6 +1,6 @@
 """HTTP/1.1 to an engine, with nothing between the socket and whoever reads: what arrives is handed on as it arrives.
 
-A general HTTP client costs more per piece of a stream than everything else the app does with it; see docs/adr/0007.
+A general HTTP client costs more per piece of a stream than everything else the app does with it; see docs/adr/0014.
 """
 
 import asyncio

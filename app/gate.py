@@ -127,7 +127,7 @@ class Gate:
             OverLimit: It is one too many for its key.
         """
         ending = Ending()
-        tokens = current_call.set(call), current_owner.set(call.key.id if call.key else "")
+        tokens = current_call.set(call), current_owner.set(call.key.id if call.key else current_owner.get())
         try:
             async with self._counted(call, counts=counts):
                 yield ending

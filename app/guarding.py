@@ -20,7 +20,7 @@ from app.passage import Passages
 from app.settings import Settings
 from app.table import ServerTable
 from app.web import login
-from app.web.home import load_page
+from app.web.assets import links, templates
 from app.wires import Wires
 from vllm_launcher.keys import KeyStore
 from vllm_launcher.registry import ModelSpec, Registry
@@ -60,7 +60,8 @@ class Guarding:
             self.page = metrics_page.page_of(self.metrics, table, connections)
             if settings.metrics_port is None:
                 app.include_router(metrics_page.create_router(self.page))
-        app.include_router(login.create_router(self.gate, settings, load_page("login.html")))
+        page = templates().get_template("login.html", globals={"assets": links()})
+        app.include_router(login.create_router(self.gate, settings, page))
         app.add_middleware(
             Guard,
             gate=self.gate,

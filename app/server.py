@@ -11,6 +11,7 @@ import httpx2
 from fastapi import FastAPI
 
 from app import sessions, status
+from app.allow_list import AllowList
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
@@ -34,7 +35,7 @@ from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
-from app.web import home, pictures
+from app.web import home, pictures, playground
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
@@ -71,7 +72,7 @@ def create_app(
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
     guarding = create_guarding(settings, table)
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
-    images = ImageCheck(limits, ImageFetcher(settings.image_hosts))
+    images = ImageCheck(limits, ImageFetcher(AllowList(settings.image_hosts)))
     store = open_sessions(settings)
     if connections is None and short is None:
         short = open_short_connections(settings)
@@ -171,7 +172,9 @@ class Served:
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
         routes = {model: each.routes for model, each in built.items() if each.routes}
         bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
-        for each in routes.values():
+        for model, each in routes.items():
+            if (spec := registry.get(model)) is not None:
+                app.include_router(playground.create_router(spec, self._access))
             app.include_router(each.router)
             bodies.update(each.bodies)
         app.openapi_schema = None

@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     """How long requests under way may go on after the app was told to stop."""
 
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts that images may be fetched from by address, over https, with commas between; ``.example.org`` stands for
+    """Hosts that images may be fetched from by address, over https, with commas between; ``*.example.org`` stands for
     every name below it. Empty: none."""
     pictures: Path | None = None
     """Where drawn pictures are kept; by default beside the launcher's control socket."""

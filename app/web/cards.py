@@ -115,7 +115,9 @@ def _actions(spec: ModelSpec) -> tuple[Link, ...]:
         return ()
     playground = Link("Playground", f"{spec.id}/playground/")
     if spec.task == "image-generation":
-        return (playground,)
+        return (Link("Draw", playground.href),)
+    if spec.task == "vision-chat":
+        return (Link("Show it a picture", playground.href), Link("Chat playground", f"{spec.id}/chat/playground/"))
     return (Link("Open chat", f"{spec.id}/chat/playground/"), playground)
 
 

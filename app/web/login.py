@@ -13,7 +13,7 @@ from jinja2 import Template
 from app.gate import SESSION_COOKIE, Gate
 from app.guard import read_bytes
 from app.settings import Settings
-from app.web.home import SECURITY
+from app.web.assets import SECURITY
 
 FORM_BYTES = 4096
 
@@ -27,14 +27,10 @@ def create_router(gate: Gate, settings: Settings, page: Template) -> APIRouter:
         page: The login page.
     """
     router = APIRouter(include_in_schema=False)
-    headers = {**SECURITY, "Cache-Control": "no-store"}
-    headers["Content-Security-Policy"] = headers["Content-Security-Policy"].replace(
-        "form-action 'none'", "form-action 'self'"
-    )
 
     def show(wanted: str, *, refused: bool) -> Response:
         html = page.render(next=wanted, refused=refused)
-        return HTMLResponse(html, 401 if refused else 200, headers=headers)
+        return HTMLResponse(html, 401 if refused else 200, headers=SECURITY)
 
     @router.get("/login")
     async def login(request: Request) -> Response:

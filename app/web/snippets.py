@@ -21,6 +21,7 @@ class Snippet(NamedTuple):
 
 _QUESTION = "Name the capital of France."
 _PICTURE = "a red apple"
+_SIGHT = "What is this?"
 
 
 def snippets(spec: ModelSpec, base_url: str) -> tuple[Snippet, ...]:
@@ -33,7 +34,7 @@ def snippets(spec: ModelSpec, base_url: str) -> tuple[Snippet, ...]:
     if spec.chain is None:
         return ()
     url = f"{base_url}{spec.id}"
-    python = _draw(url) if spec.task == "image-generation" else _chat(url)
+    python = {"image-generation": _draw, "vision-chat": _see}.get(spec.task, _chat)(url)
     return (Snippet("curl", "curl", _curl(url, spec.task)), Snippet("Python", "python", python))
 
 
@@ -56,12 +57,31 @@ def _chat(url: str) -> str:
 
 
 def _draw(url: str) -> str:
-    return _python(url, f"message = chain.invoke({json.dumps(_PICTURE)})", "print(message.content)")
+    return _python(
+        url,
+        f"message = chain.invoke({json.dumps(_PICTURE)})",
+        'data = base64.b64decode(message.content[0]["base64"])',
+        'open("picture.png", "wb").write(data)',
+        needs="base64",
+    )
 
 
-def _python(url: str, *call: str) -> str:
+def _see(url: str) -> str:
+    return _python(
+        url,
+        'data = base64.b64encode(open("picture.jpg", "rb").read()).decode()',
+        'image = {"type": "image", "base64": data, "mime_type": "image/jpeg"}',
+        f"question = [{json.dumps({'type': 'text', 'text': _SIGHT})}, image]",
+        'for chunk in chain.stream({"messages": [{"role": "user", "content": question}]}):',
+        '    print(chunk.content, end="", flush=True)',
+        needs="base64",
+    )
+
+
+def _python(url: str, *call: str, needs: str | None = None) -> str:
     lines = (
         '# pip install "langserve[client]"',
+        *((f"import {needs}",) if needs else ()),
         "from langserve import RemoteRunnable",
         "",
         f"chain = RemoteRunnable({json.dumps(url)})",  # a JSON string is a Python literal too

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from app.server import create_app
 from app.settings import Limits, Settings
+from tests.unit.memory_network import MemoryNetwork
 from vllm_launcher.status import LauncherStatus, ServerStatus, State
 
 MODEL = "tiny"
@@ -238,12 +239,22 @@ async def served(folder: Path, engine: httpx2.AsyncBaseTransport, **fields: Any)
 
 
 class Stage(httpx2.AsyncBaseTransport):
-    """One app for many tests, each with a launcher and an engine of its own: building an app takes a while."""
+    """One app for many tests, each with a launcher and an engine of its own: building an app takes a while.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: For its registry.
+        registry: Another list of models than the usual one.
+        way: To the engine: ``sdk`` is the openai SDK's, ``short`` the app's own; ``fast`` is the fast path on it.
+    """
+
+    def __init__(self, folder: Path, registry: Mapping[str, Any] = REGISTRY, *, way: str = "sdk") -> None:
         self._engine: httpx2.AsyncBaseTransport = ScriptedEngine(says())
         self._launcher = ScriptedLauncher()
-        self._app = create_app(settings(folder), launcher=self, connections=self)
+        self.network = MemoryNetwork(self)
+        short = None if way == "sdk" else self.network.connections()
+        told = settings(folder, fast_path=way == "fast")
+        told.models.write_text(json.dumps(registry))
+        self._app = create_app(told, launcher=self, connections=self, short=short)
 
     @asynccontextmanager
     async def app(

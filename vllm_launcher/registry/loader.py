@@ -212,6 +212,8 @@ def _with_absolute_paths(spec: ModelSpec, folder: Path) -> ModelSpec:
     if not isinstance(spec.source, PathSource):
         return spec
     update: dict[str, str] = {"path": str(folder / spec.source.path)}
+    if spec.source.recipe is not None:
+        update["recipe"] = str(folder / spec.source.recipe)
     if spec.source.tokenizer is not None and spec.source.tokenizer.startswith(("./", "../")):
         update["tokenizer"] = str(folder / spec.source.tokenizer)
     return spec.model_copy(update={"source": spec.source.model_copy(update=update)})
