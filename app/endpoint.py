@@ -6,10 +6,12 @@ matter, and a connection that fails says what failed.
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeVar, cast
 
 import httpx2
+from langchain_core.runnables.config import ensure_config
 
 from app.errors import EngineDied, EngineUnreachable
 from app.table import Endpoint, ServerTable
@@ -17,6 +19,9 @@ from app.upstream import translate_transport
 
 BASE_URL = "http://engine.invalid/v1"
 """What chat models are given as address; the transport replaces everything before ``/v1``."""
+
+SESSION_HEADER = "x-session-id"
+"""By which the router in front of a model's replicas keeps a session at one of them (``balance: session``)."""
 
 TRIES = 3
 """Servers that one request is sent to at most."""
@@ -152,4 +157,12 @@ def _redirect(request: httpx2.Request, endpoint: Endpoint) -> httpx2.Request:
     url = httpx2.URL(endpoint.url.rstrip("/") + request.url.raw_path.decode("ascii"))
     headers = httpx2.Headers(request.headers)
     headers["host"] = url.netloc.decode("ascii")
+    if session := _session():
+        headers[SESSION_HEADER] = session
     return httpx2.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
+
+
+def _session() -> str | None:
+    """Return what stands for the session of the chain that is running; never its name."""
+    session = (ensure_config().get("configurable") or {}).get("session_id")
+    return hashlib.blake2b(str(session).encode(), digest_size=16).hexdigest() if session else None

@@ -166,15 +166,15 @@ class ControlServer:
 
     def _logging(self, name: str) -> str:
         """The server whose log is asked for; of a model with several, one of them has to be named."""
-        model, part = parts(name)
+        model, _ = parts(name)
         server = self._launcher.status().server(model)
         if server is None:
             raise UnknownModel(name)
         several = [*(replica.model for replica in server.replicas), part_of(model, ROUTER)] if server.replicas else []
-        if not several and part:
-            raise UnknownModel(name)
-        if several and name not in several:
+        if several and name == model:
             raise LauncherError(f"{model} has several servers.", f"Name one: {', '.join(several)}.")
+        if name not in (several or [model]):
+            raise UnknownModel(name)
         return name
 
     async def _ended(self) -> None:

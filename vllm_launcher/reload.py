@@ -101,13 +101,22 @@ class ModelList:
             if project.registry == self._project.registry:
                 self._launcher.note_problem(None)
                 return
-            await asyncio.to_thread(write_accepted, project.registry, self._run)
+            try:
+                await asyncio.to_thread(write_accepted, project.registry, self._run)
+            except OSError as error:
+                raise LauncherError(f"The list could not be taken over: {error.strerror} ({self._run}).") from error
             self._project = self._preparation.project = project
             await self._launcher.apply(self._specs(project, self._settings), project.plan.capacity)
             logger.info("%s was taken over", project.models)
 
     async def watch(self) -> None:
         """Take over every edit, until cancelled. The folder is watched: editors replace files, and so do volumes."""
+        try:
+            await self._watch()
+        except (OSError, RuntimeError) as error:  # inotify's limits, a folder that is not there
+            logger.warning("edits of %s are not noticed, 'reload' takes them over: %s", self._project.models, error)
+
+    async def _watch(self) -> None:
         async for _ in self._changes():
             content = await asyncio.to_thread(_content, self._project.models)
             if content == self._seen:

@@ -18,6 +18,7 @@ separated::
     setsid-worker    has a worker in a session of its own, whose parent is gone
     shm              holds the shared memory FAKE_SHM, as multiprocessing makes it
     gate             /health says 503 until the file FAKE_GATE exists
+    sleeps           has sleep mode: while it sleeps, requests are answered with 500
 
 Asked to end, it drains as vLLM does with --shutdown-timeout: /health stays 200, new requests get 500, open streams
 end, exit code 0.
@@ -64,6 +65,7 @@ class Engine:
         self.tokens = 0
         self.prompts = 0
         self.draining = False
+        self.asleep = False
         self.warm = False
 
     def healthy(self) -> bool:
@@ -123,8 +125,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": {"message": "Not Found"}})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.engine.draining:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
+        if "sleeps" in MODES and self.path.partition("?")[0] in ("/sleep", "/wake_up", "/collective_rpc"):
+            self.engine.asleep = self.path != "/wake_up" and not self.path.endswith("tags=kv_cache")
+            self.answer(200, "")
+        elif self.engine.draining or self.engine.asleep:
             self.answer(500, {"error": {"message": "shutting down"}})
         elif body.get("model") != self.engine.name:
             self.answer(404, {"error": {"message": f"The model `{body.get('model')}` does not exist."}})

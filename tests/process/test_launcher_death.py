@@ -89,7 +89,7 @@ async def launched(run: Path, case: str, mark: str | None = None) -> AsyncGenera
 
 
 @pytest.mark.parametrize("case", ["fetching", "starting", "warming", "ready", "back-off"])
-async def test_sigkill_of_the_launcher_leaves_nothing_behind(tmp_path: Path, case: str) -> None:
+async def test_sigkill_of_the_launcher_leaves_nothing_behind_and_the_next_one_serves(tmp_path: Path, case: str) -> None:
     """Whatever the model was doing, engines, workers, installers, guards and the app are gone soon."""
     async with launched(tmp_path / "run", case) as running:
         await running.reaches(case)
@@ -98,6 +98,8 @@ async def test_sigkill_of_the_launcher_leaves_nothing_behind(tmp_path: Path, cas
         running.process.kill()
         assert not until_gone(before, within=5)
         assert not running.processes()
+    async with launched(tmp_path / "run", "ready") as successor:
+        await successor.reaches("ready")
 
 
 async def test_sigkill_of_a_draining_launcher_leaves_nothing_behind(tmp_path: Path) -> None:

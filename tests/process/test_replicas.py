@@ -162,17 +162,21 @@ async def test_a_prompt_goes_where_its_beginning_was_read(replicas: MakeReplicas
 
 
 async def test_new_requests_survive_the_death_of_a_replica(replicas: MakeReplicas) -> None:
-    """SIGKILL of one of two: whoever asks after that is answered by the other, and the dead one comes back."""
-    fleet = replicas(a="worker")
+    """SIGKILL of one of two: whoever asks after that is answered by the other, and the dead one comes back.
+
+    Though the other one is busy, and the dead one seems to have nothing to do.
+    """
+    fleet = replicas("load", {"FAKE_PACE": "0.05"}, a="worker")
     async with (
         fleet.launcher(specs=[fleet.replicated("a", 2, "startup")]) as launcher,
         aiohttp.ClientSession() as session,
     ):
         now = await whole(launcher, "a", 2)
+        begun = [asyncio.create_task(ask(session, now.endpoint, tokens=100)) for _ in range(8)]
+        await until(launcher.events(), "a", lambda now: now.requests == 8)
         victim = psutil.Process(now.replicas[0].pid)
         victim.kill()
-        for _ in range(20):
-            await ask(session, now.endpoint, tokens=2)
+        await asyncio.gather(*(ask(session, now.endpoint, tokens=2) for _ in range(20)))
         again = await until(
             launcher.events(),
             "a",
@@ -181,6 +185,8 @@ async def test_new_requests_survive_the_death_of_a_replica(replicas: MakeReplica
         assert again.endpoint == now.endpoint, "nobody who was answered by the other one was disturbed"
         assert again.restarts == 0
         assert not alive(victim)
+        ends = await asyncio.gather(*begun, return_exceptions=True)
+        assert 0 < sum(isinstance(end, str) for end in ends) < 8, "those of the other one were not disturbed"
         await asyncio.gather(*(ask(session, now.endpoint) for _ in range(8)))
 
 

@@ -20,6 +20,7 @@ class FakeProcess:
         self.heeds_sigterm = heeds_sigterm
         self.lines = list(lines)
         self.calls: list[str] = []
+        self.main_ended = asyncio.Event()
         self.on_kill: Callable[[], None] = lambda: None
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -31,8 +32,13 @@ class FakeProcess:
     def exits(self, code: int, *lines: str) -> None:
         """End, by itself."""
         self.lines += lines
+        self.main_ended.set()
         if not self._exit.done():
             self._exit.set_result(code)
+
+    async def ended(self) -> None:
+        """See ``collaborators.Process``."""
+        await self.main_ended.wait()
 
     async def wait(self) -> int:
         """See ``collaborators.Process``."""

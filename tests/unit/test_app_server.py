@@ -144,7 +144,7 @@ async def test_docs_list_every_route_with_a_summary_and_one_tag_a_model(client: 
     schemas = ("input_schema", "output_schema", "config_schema")
     assert {f"/{MODEL}/{name}" for name in (*routes, *schemas)} <= paths.keys()
     assert {"/health", "/ready", "/models", "/models/events"} <= paths.keys()
-    assert [tag["name"] for tag in document["tags"]] == ["status", MODEL]
+    assert [tag["name"] for tag in document["tags"]] == ["status", "sessions", MODEL]
     for path, operations in paths.items():
         for operation in operations.values():
             assert operation["summary"], path

@@ -343,3 +343,17 @@ async def test_an_external_server_has_no_process_and_is_never_given_up() -> None
         assert max(world.clock.slept) == 30.0
         assert not world.processes
         assert not world.prepared
+
+
+async def test_nobody_is_sent_to_a_server_whose_main_process_has_ended() -> None:
+    """Its workers may take seconds to die; the restart waits for them, the withdrawal does not."""
+    world = World()
+    async with launching(world) as launcher:
+        await until(launcher, "ready")
+        world.processes[0].main_ended.set()
+        ending = await until(launcher, "starting")
+        assert ending.endpoint is None
+        assert ending.phase == "ending what is left of the old process"
+        assert len(world.processes) == 1
+        world.processes[0].exits(0)
+        await until(launcher, lambda server: server.state == "ready" and server.restarts == 1)

@@ -1,8 +1,10 @@
 """Reasons and hints from what engines really print."""
 
+from pathlib import Path
+
 import pytest
 
-from vllm_launcher.keeping.diagnosis import explain, last_meaningful
+from vllm_launcher.keeping.diagnosis import explain, hint_for, last_meaningful
 
 CORE = "(EngineCore pid=3021) ERROR 11-22 16:18:00 [core.py:900] "
 VLLM_START = [
@@ -87,3 +89,78 @@ def test_what_a_resource_tracker_cleans_up_explains_nothing() -> None:
     ]
     lines.append("  warnings.warn('resource_tracker: There appear to be %d '")
     assert explain(137, lines).reason == "The process was ended by SIGKILL."
+
+
+LOGS = Path(__file__).with_name("vllm_logs")
+PROVOKED = {
+    "heads-not-divisible": (
+        "attention heads (9) must be divisible by tensor parallel size (2).",
+        "tensor-parallel-size",
+    ),
+    "unknown-tool-parser": ("invalid tool call parser: hermit", "remove the flag"),
+    "unknown-reasoning-parser": ("Reasoning parser 'deepthought' not found", "remove the flag"),
+    "unknown-argument": ("unrecognized arguments: --max-modl-len", "engine.flags"),
+    "context-too-long": ("User-specified max_model_len (999999) is greater than", "lower limits.max_model_len"),
+    "cache-too-small": ("No available memory for the cache blocks", "limits.max_num_seqs"),
+    "out-of-memory": ("less than requested memory for kv (1862.65 GiB)", "serve fewer models"),
+    "shared-memory-too-small": ("Insufficient space in /dev/shm", "--shm-size"),
+    "port-taken": ("Address already in use", "another one"),
+    "weights-cut-off": ("Error while deserializing header", "fetch them again"),
+    "unknown-architecture": ("Model architectures ['NobodyForCausalLM'] are not supported", "external engine"),
+}
+"""By log (their README tells how each was provoked): what a person has to be told, and what to do."""
+
+
+@pytest.mark.parametrize("log", PROVOKED)
+def test_what_vllm_really_printed_is_told_in_a_sentence_with_a_fix(log: str) -> None:
+    """The root cause out of dozens of lines of several processes, without what is for programmers."""
+    said, fix = PROVOKED[log]
+    diagnosis = explain(1, (LOGS / f"{log}.log").read_text().splitlines())
+    assert said in diagnosis.reason
+    assert fix in (diagnosis.hint or "")
+    assert "input_value" not in diagnosis.reason
+
+
+OUT_OF_MEMORY = (
+    "(VllmWorker rank=5 pid=50999) ERROR 07-07 15:19:48 [multiproc_executor.py:492] torch.OutOfMemoryError: CUDA out "
+    "of memory. Tried to allocate 2.50 GiB. GPU 5 has a total capacity of 79.25 GiB of which 1.79 GiB is free."
+)
+NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the "
+    "tokenizer does not define one."
+)
+
+
+def test_every_log_is_diagnosed() -> None:
+    """And none is forgotten."""
+    assert {path.stem for path in LOGS.glob("*.log")} == set(PROVOKED)
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        (  # vllm-project/vllm#20581
+            OUT_OF_MEMORY,
+            "serve fewer models",
+        ),
+        (  # skypilot-org/skypilot#2634
+            "OSError: You are trying to access a gated repo.",
+            "HF_TOKEN",
+        ),
+        (  # ToTheBeginning/PuLID#97
+            "huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1-66f4b037)",
+            "HF_TOKEN",
+        ),
+        (  # modelscope/ms-swift#3551
+            "[rank4]: OSError: [Errno 28] No space left on device",
+            "LANGSERVE_VLLM_CACHE",
+        ),
+        (  # what the engine answered to the first request, of a tokenizer without a template
+            NO_TEMPLATE,
+            "chat-template",
+        ),
+    ],
+)
+def test_what_could_not_be_provoked_here_is_taken_from_those_it_happened_to(line: str, fix: str) -> None:
+    """The issues that they reported it in are named beside each."""
+    assert fix in (hint_for(last_meaningful([line]) or "") or "")

@@ -82,6 +82,10 @@ class Process(Protocol):
         """The engine's main process."""
         ...
 
+    async def ended(self) -> None:
+        """Return when the engine's main process has ended; what it started may still be there."""
+        ...
+
     async def wait(self) -> int:
         """The exit code, once nothing of it is left."""
         ...

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm_launcher.fetching.disk import MAKE_ROOM
+
 PREFIX = re.compile(
     r"""^(?:\x1b\[[0-9;]*m)*                       # colours
     (?:\([^()]*\bpid=\d+\)\s*)?                    # (EngineCore pid=3021)
@@ -15,8 +17,12 @@ PREFIX = re.compile(
 )
 """What vLLM and uvicorn put before a message."""
 
-EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Failure)\b(?::|$)")
-"""The last line of a Python traceback."""
+EXCEPTION = re.compile(
+    r"^(?:(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Failure)\b(?::|$)|Value error, )"
+)
+"""The last line of a Python traceback; pydantic's says how many errors there are, and the next one which."""
+INPUT = re.compile(r" \[type=\w+, input_value=.*$")
+"""What pydantic adds for programmers."""
 COMPLAINT = re.compile(r"(?i)\b(?:error|fatal|failed|cannot|killed|abort|illegal instruction|out of memory|usage:)")
 
 ACCESS = re.compile(r'HTTP/[\d.]+" \d{3}\b')
@@ -39,8 +45,37 @@ ECHOES = (
 HINTS: tuple[tuple[str, str], ...] = (
     (r"address already in use", "Another program took the port; the next attempt uses another one."),
     (
-        r"out of memory|cannot allocate memory|std::bad_alloc|no available memory for the cache|DefaultCPUAllocator",
+        r"/dev/shm|shared.memory allocation",  # noqa: S108 - a pattern
+        "Too little shared memory: docker run --shm-size=8g (or --ipc=host), or mount -o remount,size=8g /dev/shm.",
+    ),
+    (
+        (
+            r"out of memory|cannot allocate memory|std::bad_alloc|no available memory for the cache|DefaultCPUAllocator"
+            r"|less than requested memory|less than desired (?:GPU|CPU) memory"
+        ),
         "Not enough memory: lower limits.max_model_len or limits.max_num_seqs, or serve fewer models at once.",
+    ),
+    (
+        r"attention heads .*divisible by tensor parallel",
+        "Remove tensor-parallel-size from engine.flags: the plan chooses one that divides the heads.",
+    ),
+    (
+        r"invalid tool call parser|reasoning parser '.*' not found|invalid reasoning parser",
+        (
+            "engine.flags names a parser that this engine does not have: choose one of those, or remove the flag, "
+            "and the plan picks it by the model's architecture."
+        ),
+    ),
+    (
+        r"chat template",
+        (
+            "The model brings no chat template: name a checkpoint of its instruct version, "
+            'or a template: engine.flags {"chat-template": "/path/to/template.jinja"}.'
+        ),
+    ),
+    (
+        r"architectures? .*not supported",
+        "This version of the engine does not serve that architecture: name another model or an external engine.",
     ),
     (
         r"larger than the maximum number of tokens that can be stored in KV cache|KV cache.* is needed",
@@ -55,8 +90,11 @@ HINTS: tuple[tuple[str, str], ...] = (
         "An engine flag in models.json is not one of this engine's: see engine.flags.",
     ),
     (r"trust_remote_code", 'The model brings its own code: engine.flags {"trust-remote-code": true} lets it run.'),
-    (r"gated repo|401 client error|403 client error", "The hub wants a token for this model: set HF_TOKEN."),
-    (r"no space left on device", "The disk is full."),
+    (
+        r"gated repo|repo .* is gated|access to model .* is restricted|401 client error|403 client error",
+        "The hub wants to know who asks: accept the model's terms on its page, and set HF_TOKEN.",
+    ),
+    (r"no space left on device|disk quota exceeded", f"The disk is full. {MAKE_ROOM}"),
     (
         r"no module named|cannot import name|importerror|modulenotfounderror",
         "The engine's environment is broken: remove its folder under engines/ in the cache, and start again.",
@@ -92,7 +130,7 @@ def explain(code: int, lines: Sequence[str]) -> Diagnosis:
     how, hint = SIGNALS.get(code, (f"with code {code}", None))
     if line is None:
         return Diagnosis(f"The process was ended {how}." if code in SIGNALS else f"The process ended {how}.", hint)
-    return Diagnosis(f"{line} (ended {how})", _hint(line) or hint)
+    return Diagnosis(f"{line} (ended {how})", hint_for(line) or hint)
 
 
 def last_meaningful(lines: Sequence[str]) -> str | None:
@@ -102,7 +140,7 @@ def last_meaningful(lines: Sequence[str]) -> str | None:
     for pattern in (EXCEPTION, COMPLAINT):
         for message in reversed(spoken):
             if pattern.search(message):
-                return message[:500]
+                return INPUT.sub("", message).removeprefix("Value error, ")[:500]
     return spoken[-1][:500] if spoken else None
 
 
@@ -110,5 +148,6 @@ def _says_nothing(message: str) -> bool:
     return ACCESS.search(message) is not None or any(echo in message for echo in ECHOES)
 
 
-def _hint(line: str) -> str | None:
+def hint_for(line: str) -> str | None:
+    """What to do about what an engine said, where that is known."""
     return next((hint for pattern, hint in HINTS if re.search(pattern, line, re.IGNORECASE)), None)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 import aiohttp
 
 from vllm_launcher.errors import Hung, NotReady, ServerExited
+from vllm_launcher.keeping.diagnosis import hint_for
 from vllm_launcher.keeping.metrics import Sample, read_metrics
 from vllm_launcher.keeping.stall import Patience, StallWatch
 from vllm_launcher.registry import Task
@@ -210,7 +211,8 @@ async def generate_token(session: aiohttp.ClientSession, target: Target) -> None
     path, body, has_result = _smallest_request(target)
     async with session.post(target.base_url + path, json=body) as response:
         if response.status != 200:  # noqa: PLR2004 - OK
-            raise NotReady(f"Its first request was answered with {response.status}: {await _error_text(response)}")
+            said = await _error_text(response)
+            raise NotReady(f"Its first request was answered with {response.status}: {said}", hint_for(said))
         if not has_result(await _object(response)):
             raise NotReady("Its first request was answered without a result.")
 

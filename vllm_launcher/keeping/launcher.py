@@ -104,6 +104,7 @@ class Launcher:
         self._unloaded: set[str] = set()
         self._desired = DesiredState(desired, self._wanted)
         self._applying = asyncio.Lock()
+        self._ending = False
         self._stack = contextlib.AsyncExitStack()
         self._sharing: asyncio.Task[None] | None = None
 
@@ -194,6 +195,7 @@ class Launcher:
 
     async def shutdown(self, graces: Graces = QUICK) -> None:
         """Stop every server, and return when no process is left."""
+        self._ending = True
         await self._stack.aclose()  # first: what is released now was wanted until the end
         if self._sharing is not None:
             self._sharing.cancel()
@@ -204,9 +206,10 @@ class Launcher:
     async def _exchange(self, before: Keeper | Replicas, after: Keeper | Replicas) -> None:
         """One server becomes several, or several one: the new ones begin when the old ones are gone."""
         if before is not after:
-            wanted = before.wanted
+            wanted = before.wanted or before.status.state == "failed"
             await before.close()
-            self._begin(after, loaded=wanted)
+            if not self._ending:
+                self._begin(after, loaded=wanted)
 
     def _keeper(self, model: str) -> Keeper | Replicas:
         if model not in self._keepers:

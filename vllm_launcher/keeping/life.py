@@ -106,6 +106,7 @@ class Life:
             process = await self._spawned(build(port))
             self._reporter.change({"pid": process.pid})
             target = target_of(self._spec, f"http://{LOOPBACK}:{port}")
+            withdrawing = asyncio.create_task(self._withdraw(process))
             try:
                 yield process, target
             except ServerExited as error:
@@ -117,9 +118,16 @@ class Life:
                 await self._drain(process, target)
                 raise
             finally:
+                await _end(withdrawing)
                 await process.kill()  # whatever happened above; nothing to do when it is gone already
         finally:
             self._tools.ports.release(port)
+
+    async def _withdraw(self, process: Process) -> None:
+        """Send nobody to a server whose main process has ended: what it leaves behind may take seconds to die."""
+        await process.ended()
+        if self._reporter.status.state == "ready":
+            self._reporter.enter("starting", "ending what is left of the old process")
 
     async def _spawned(self, launch: Launch) -> Process:
         try:

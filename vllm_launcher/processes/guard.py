@@ -5,7 +5,7 @@ Run as a script, ``python -I -S guard.py LIFELINE_FD PROGRAM [ARGUMENT...]``, le
 
 - The lifeline is a socket to the launcher. Its end means that the launcher is gone, however it went: everything
   below the guard is killed. ``T`` on it sends SIGTERM to the child, ``K`` kills everything. The guard writes the
-  child's pid, one line.
+  child's pid, one line, and another line as soon as the child has ended: what it left behind may take seconds to die.
 - The guard is a child subreaper (prctl(2)): a grandchild whose parent dies becomes the guard's own child, even
   after setsid(), so "everything below the guard" has no way out.
 - The child gets SIGKILL when the guard dies (PR_SET_PDEATHSIG; it watches the thread that forked, and the guard
@@ -48,6 +48,8 @@ def main() -> int:
     with contextlib.suppress(OSError):  # the launcher may be gone already; the lifeline tells below
         os.write(lifeline, b"%d\n" % child)
     code = watch(child, lifeline, signals)
+    with contextlib.suppress(OSError):
+        os.write(lifeline, b"ended\n")
     kill_descendants()
     return code
 

@@ -50,6 +50,7 @@ class ServerProcess:
         self._lifeline = lifeline
         self._log = log
         self._log_ended = asyncio.Event()
+        self._ended = asyncio.Event()
         self._pid: asyncio.Future[int | None] = loop.create_future()
         self._exit: asyncio.Future[int] = loop.create_future()
         self._supervision: asyncio.Task[None] | None = None
@@ -103,6 +104,10 @@ class ServerProcess:
     def alive(self) -> bool:
         """Whether anything of the process tree may still be there."""
         return not self._exit.done()
+
+    async def ended(self) -> None:
+        """Wait until the child has ended, whatever it started."""
+        await self._ended.wait()
 
     async def wait(self) -> int:
         """Wait until the child and everything it started are gone; the exit code."""
@@ -164,16 +169,20 @@ class ServerProcess:
             logger.error("%r: %s", self, error)  # noqa: TRY400 - the trace would say nothing more
 
     async def _follow_lifeline(self) -> None:
-        """The guard says the child's pid; the line ends when the guard does."""
+        """The guard says the child's pid, and when the child has ended; the lifeline ends when the guard does."""
         loop = asyncio.get_running_loop()
         received = b""
         with contextlib.suppress(ConnectionError):
             while data := await loop.sock_recv(self._lifeline, 64):
                 received += data
-                if received.endswith(b"\n") and not self._pid.done():
-                    self._pid.set_result(int(received))
+                pid, _, rest = received.partition(b"\n")
+                if b"\n" in received and not self._pid.done():
+                    self._pid.set_result(int(pid))
+                if rest:
+                    self._ended.set()
         if not self._pid.done():
             self._pid.set_result(None)
+        self._ended.set()
 
     def _follow_output(self) -> None:
         loop = asyncio.get_running_loop()
