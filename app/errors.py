@@ -8,6 +8,8 @@
     │   ├── InvalidInput         422  does not fit the schema, or is no JSON
     │   ├── ContextTooLong       400  more tokens than the model takes
     │   ├── Refused              400  the engine refuses a parameter or an input
+    │   ├── Unauthorized         401  no API key, or none that may be used now
+    │   ├── NotAllowed           403  the key may not do this, or a page of another site asks
     │   ├── UnknownModel         404
     │   ├── UnknownRoute         404
     │   ├── UnknownSession       404
@@ -19,6 +21,8 @@
     ├── Unavailable              not now; a later request may succeed
     │   ├── SessionBusy          409  other requests of the same session are under way
     │   ├── EngineBusy           429
+    │   ├── OverLimit            429  beyond the key's requests, tokens or streams
+    │   ├── QueueFull            429  the model's line is full, or did not move in time
     │   ├── ModelNotReady        503  it is loading: phase and progress say how far it is
     │   ├── TooManyWaiting       503  so many requests wait for it to load that one more would only wait in vain
     │   ├── ModelFailed          503  it was given up on: reason and hint say why
@@ -99,6 +103,16 @@ class Refused(CallerError):
     """The engine refuses this input or parameter, in its own words."""
 
 
+class Unauthorized(CallerError):
+    """No API key, or none that may be used now."""
+
+    hint = "Send a key as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+
+
+class NotAllowed(CallerError):
+    """The key may not do this."""
+
+
 class UnknownModel(CallerError):
     """No such model."""
 
@@ -141,6 +155,22 @@ class EngineBusy(Unavailable):
     """The engine's queue is full."""
 
     retry_after = 1
+
+
+class OverLimit(Unavailable):
+    """Beyond the key's requests, tokens or streams."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, hint=f"Try again in {retry_after} s.")
+        self.retry_after = retry_after
+
+
+class QueueFull(Unavailable):
+    """The model's line is full, or did not move in time."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, hint=f"Try again in {retry_after} s.")
+        self.retry_after = retry_after
 
 
 class TooManyWaiting(Unavailable):
@@ -254,6 +284,8 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     InvalidInput: Meaning("invalid_input", 422),
     ContextTooLong: Meaning("context_too_long", 400),
     Refused: Meaning("refused", 400),
+    Unauthorized: Meaning("unauthorized", 401),
+    NotAllowed: Meaning("not_allowed", 403),
     UnknownModel: Meaning("unknown_model", 404),
     UnknownRoute: Meaning("unknown_route", 404),
     UnknownSession: Meaning("unknown_session", 404),
@@ -265,6 +297,8 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     TooSlow: Meaning("too_slow", 408),
     TooLarge: Meaning("too_large", 413),
     EngineBusy: Meaning("engine_busy", 429),
+    OverLimit: Meaning("over_limit", 429),
+    QueueFull: Meaning("queue_full", 429),
     ModelNotReady: Meaning("model_not_ready", 503),
     TooManyWaiting: Meaning("too_many_waiting", 503),
     ModelFailed: Meaning("model_failed", 503),

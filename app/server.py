@@ -26,7 +26,7 @@ from app.chains import (
 from app.connection import Connections
 from app.gallery import Gallery
 from app.grpc_server import GrpcServices, serve_grpc
-from app.guard import SecurityHeaders
+from app.guarding import Guarding, create_guarding
 from app.images import ImageCheck, ImageFetcher
 from app.memory.store import Bounds, SessionStore, open_store
 from app.memory.turntaking import TurnTaking
@@ -73,6 +73,7 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    guarding = create_guarding(settings, table)
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
     images = ImageCheck(limits, ImageFetcher(AllowList(settings.image_hosts)))
     store = open_sessions(settings)
@@ -83,28 +84,29 @@ def create_app(
         connections or open_connections(settings),
         engine_timeout(settings),
         wait=settings.wait_ready,
+        guard=guarding.passages,
         short=short,
         limits=limits,
         images=images,
         keep=gallery.keep,
-        shadows=Shadows(limits.shadows, settings.engine_silence),
+        shadows=Shadows(limits.shadows, settings.engine_silence, guarding.migration_meter()),
         memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access, store, serve_grpc(settings, services)),
+        lifespan=lambda _app: run_in_background(table, access, store, guarding, serve_grpc(settings, services)),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown, images)
-    services = app.state.grpc = GrpcServices(chats, shutdown)
+    services = app.state.grpc = GrpcServices(chats, shutdown, guarding.admit_grpc)
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
     app.include_router(sessions.create_router(store))
-    app.add_middleware(SecurityHeaders)
+    guarding.install(app, table, access.connections)
     served = Served(app, settings, access, shutdown, catalogue)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
@@ -165,6 +167,8 @@ class Served:
     def show(self, registry: Registry, built: dict[str, "Built"]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
+        guarding: Guarding = app.state.guarding
+        guarding.serve(registry)
         self._registry, self._built = registry, built
         table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         self._catalogue.replace(each.served for each in built.values())
@@ -217,7 +221,11 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 @contextlib.asynccontextmanager
 async def run_in_background(
-    table: ServerTable, access: EngineAccess, store: SessionStore, grpc_server: AbstractAsyncContextManager[Any]
+    table: ServerTable,
+    access: EngineAccess,
+    store: SessionStore,
+    guarding: Guarding,
+    grpc_server: AbstractAsyncContextManager[Any],
 ) -> AsyncGenerator[None]:
     """Follow the launcher and serve gRPC while the app runs; close what leads to engines and the database after it."""
     tasks = [
@@ -225,7 +233,7 @@ async def run_in_background(
         asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
     ]
     try:
-        async with grpc_server:
+        async with guarding.running(), grpc_server:
             yield
     finally:
         for task in tasks:
