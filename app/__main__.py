@@ -11,6 +11,12 @@ from pydantic import ValidationError
 
 from app.certificate import read_pair
 from app.settings import Settings
+from vllm_launcher.keys import MAKE_ONE, NO_KEYS, KeyStore
+
+
+class NoKeysError(Exception):
+    """Nobody could get in."""
+
 
 CANNOT_START = 3
 """Exit status: the port is taken or something it was told is wrong. Starting it again changes nothing."""
@@ -25,11 +31,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", "astream_log is deprecated")
     try:
         settings = Settings()
+        check_keys(settings)
         listener = listen(settings.host, settings.port)
         if settings.grpc_port:  # tried now, opened with the app
             listen(settings.host, settings.grpc_port, named="GRPC_PORT").close()
-            read_pair(settings.grpc_certificate, settings.grpc_key)
-    except (ValidationError, OSError) as error:
+            read_pair(*settings.grpc_files)
+    except (ValidationError, OSError, NoKeysError) as error:
         give_up(error)
 
     from app.chains import ChainError  # noqa: PLC0415 -- see above
@@ -45,6 +52,21 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what is there now stays: to look it through again and again costs more than most requests
     run(app, settings, listener)
+
+
+def check_keys(settings: Settings) -> None:
+    """Refuse to start where keys are needed and there is none.
+
+    Raises:
+        NoKeysError: There is none.
+    """
+    if not settings.needs_keys:
+        return
+    if settings.keys is None:
+        raise NoKeysError("API keys are needed, and LANGSERVE_VLLM_KEYS names no file of them.")
+    with KeyStore.opened(settings.keys) as store:
+        if not store.any_active():
+            raise NoKeysError(f"{NO_KEYS.format(host=settings.host)} {MAKE_ONE}")
 
 
 def give_up(error: Exception) -> NoReturn:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from chat_vllm import chat_prompt
 
+from app.call import may_use
 from app.chains import Chain, EngineAccess, build_chain, build_conversation_model
 from app.counting import CountingChat
 from app.engine_line import EngineLine
@@ -93,8 +94,8 @@ class Catalogue:
         self._models = {model.spec.id: model for model in models}
 
     def all(self) -> Sequence[ServedModel]:
-        """Return every model, in the order of ``models.json``."""
-        return tuple(self._models.values())
+        """Return every model that the caller may use, in the order of ``models.json``."""
+        return tuple(served for model, served in self._models.items() if may_use(model))
 
     def get(self, model: str) -> ServedModel | None:
         """Return the model of that id."""
@@ -109,7 +110,7 @@ class Catalogue:
         model, _, tag = name.partition(":")
         served = self._models.get(model)
         if served is None or tag not in (*CHAIN_TAGS, RAW):
-            raise unknown_model(name, tuple(self._models))
+            raise unknown_model(name, tuple(filter(may_use, self._models)))
         return Choice(served, raw=tag == RAW)
 
 

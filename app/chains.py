@@ -27,6 +27,7 @@ from app.memory.chain import Habits, remembering
 from app.memory.counting import Counter
 from app.memory.turntaking import TurnTaking
 from app.migration import MigratingTransport, OtherBackend, Shadows
+from app.passage import GuardedEngine, Passages
 from app.settings import Limits, Settings, read_secret
 from app.table import ServerTable
 from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
@@ -66,6 +67,8 @@ class EngineAccess:
     timeout: httpx2.Timeout
     wait: float = 300.0
     """Seconds that a request waits for the next server where it met one on its way out."""
+    guard: Passages | None = None
+    """Stands before the ways to the engines."""
     registry: Registry | None = None
     """Tells whose server an entry uses that has none of its own."""
     limits: Limits = field(default_factory=Limits)
@@ -90,13 +93,12 @@ class EngineAccess:
         if self.short is not None:
             await self.short.aclose()
 
-    def engine(self, model: str) -> Engine | None:
+    def engine(self, model: str) -> Engine | GuardedEngine | None:
         """Return the short way to the ready server of ``model``; a model that moves has none."""
-        return (
-            None
-            if self.short is None or self._migration(model)
-            else Engine(model, self.table, self.short, wait=self.wait)
-        )
+        if self.short is None or self._migration(model):
+            return None
+        engine = Engine(model, self.table, self.short, wait=self.wait)
+        return engine if self.guard is None else self.guard.engine(model, engine)
 
     def client(self, model: str) -> httpx2.AsyncClient:
         """Return a client whose requests go to the ready server of ``model``."""
@@ -106,6 +108,8 @@ class EngineAccess:
             key = read_secret(migration.api_key_env) if migration.api_key_env else None
             other = OtherBackend(migration, key, self.connections)
             transport = MigratingTransport(model, transport, other, self.shadows)
+        if self.guard is not None:
+            transport = self.guard.transport(model, transport)
         return httpx2.AsyncClient(transport=transport, timeout=self.timeout, trust_env=False)
 
     def _migration(self, model: str) -> Migration | None:

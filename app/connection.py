@@ -57,6 +57,8 @@ class Answer:
         self._pieces: deque[bytes] = deque()
         self._waiting = 0
         self._news: asyncio.Future[None] | None = None
+        self.observer: Callable[[bytes], None] | None = None
+        """Sees every piece as it arrives, whoever reads it."""
         self._on_piece: Callable[[bytes], None] | None = None
         self._on_end: Callable[[ServiceError | None], None] | None = None
         self._error: ServiceError | None = None
@@ -169,6 +171,8 @@ class Answer:
     def take_piece(self, piece: bytes) -> None:
         """A piece of the body has arrived."""
         self._heard = self._loop.time()
+        if self.observer is not None:
+            self.observer(piece)
         if self._on_piece is not None:
             self._on_piece(piece)
             return

@@ -8,6 +8,8 @@
     │   ├── InvalidInput         422  does not fit the schema, or is no JSON
     │   ├── ContextTooLong       400  more tokens than the model takes
     │   ├── Refused              400  the engine refuses a parameter or an input
+    │   ├── Unauthorized         401  no API key, or none that may be used now
+    │   ├── NotAllowed           403  the key may not do this, or a page of another site asks
     │   ├── UnknownModel         404
     │   ├── UnknownRoute         404
     │   ├── UnknownSession       404
@@ -25,6 +27,8 @@
     │   ├── QueueOfDocumentsFull 429  so many documents wait to be ingested that one more is not taken
     │   ├── ToolsUnavailable     503  tools that an agent was given cannot be had: an MCP server does not answer
     │   ├── StoreUnavailable     503  the store of documents does not answer
+    │   ├── OverLimit            429  beyond the key's requests, tokens or streams
+    │   ├── QueueFull            429  the model's line is full, or did not move in time
     │   ├── ModelNotReady        503  it is loading: phase and progress say how far it is
     │   ├── TooManyWaiting       503  so many requests wait for it to load that one more would only wait in vain
     │   ├── ModelFailed          503  it was given up on: reason and hint say why
@@ -105,6 +109,16 @@ class Refused(CallerError):
     """The engine refuses this input or parameter, in its own words."""
 
 
+class Unauthorized(CallerError):
+    """No API key, or none that may be used now."""
+
+    hint = "Send a key as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+
+
+class NotAllowed(CallerError):
+    """The key may not do this."""
+
+
 class UnknownModel(CallerError):
     """No such model."""
 
@@ -180,6 +194,22 @@ class StoreUnavailable(Unavailable):
     """The store of documents does not answer."""
 
     retry_after = 10
+
+
+class OverLimit(Unavailable):
+    """Beyond the key's requests, tokens or streams."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, hint=f"Try again in {retry_after} s.")
+        self.retry_after = retry_after
+
+
+class QueueFull(Unavailable):
+    """The model's line is full, or did not move in time."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, hint=f"Try again in {retry_after} s.")
+        self.retry_after = retry_after
 
 
 class TooManyWaiting(Unavailable):
@@ -293,6 +323,8 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     InvalidInput: Meaning("invalid_input", 422),
     ContextTooLong: Meaning("context_too_long", 400),
     Refused: Meaning("refused", 400),
+    Unauthorized: Meaning("unauthorized", 401),
+    NotAllowed: Meaning("not_allowed", 403),
     UnknownModel: Meaning("unknown_model", 404),
     UnknownRoute: Meaning("unknown_route", 404),
     UnknownSession: Meaning("unknown_session", 404),
@@ -310,6 +342,8 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     QueueOfDocumentsFull: Meaning("documents_waiting", 429),
     ToolsUnavailable: Meaning("tools_unavailable", 503),
     StoreUnavailable: Meaning("store_unavailable", 503),
+    OverLimit: Meaning("over_limit", 429),
+    QueueFull: Meaning("queue_full", 429),
     ModelNotReady: Meaning("model_not_ready", 503),
     TooManyWaiting: Meaning("too_many_waiting", 503),
     ModelFailed: Meaning("model_failed", 503),

@@ -114,7 +114,7 @@ def _describe(names: list[str], server: grpc.aio.Server) -> None:
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
-    pair = read_pair(settings.grpc_certificate, settings.grpc_key)
+    pair = read_pair(*settings.grpc_files)
     if pair is not None:
         return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
     return server.add_insecure_port(address)

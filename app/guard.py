@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive
 
 from app.errors import InvalidInput, ShuttingDown, TooLarge, TooSlow
 from app.settings import Limits
@@ -33,21 +33,21 @@ async def read_json(request: Request, limits: Limits) -> Any:
         TooSlow: It took longer than ``limits.body_seconds``.
         InvalidInput: No JSON (with line and column), or JSON that cannot be passed on.
     """
-    return parse_json(await read_body(request, limits), limits.json_depth)
+    return parse_json(await read_bytes(request, limits.body_bytes, limits.body_seconds), limits.json_depth)
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """Return the body of ``request`` as it came.
+async def read_bytes(request: Request, most: int, seconds: float) -> bytes:
+    """Return the body of ``request``.
 
     Raises:
-        TooLarge: More than ``limits.body_bytes``; told before the rest has arrived.
-        TooSlow: It took longer than ``limits.body_seconds``.
+        TooLarge: More than ``most`` bytes; told before the rest has arrived.
+        TooSlow: It took longer than ``seconds``.
     """
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            return await _read_body(request, limits.body_bytes)
+        async with asyncio.timeout(seconds):
+            return await _read_body(request, most)
     except TimeoutError as error:
-        raise TooSlow(f"The body did not arrive within {limits.body_seconds:g} s.") from error
+        raise TooSlow(f"The body did not arrive within {seconds:g} s.") from error
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -213,24 +213,4 @@ HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-
-
-class SecurityHeaders:
-    """Adds to every answer the headers that keep browsers from misusing it; one that is set already stays."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                present = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(pair for pair in HEADERS if pair[0] not in present)]
-            await send(message)
-
-        await self._app(scope, receive, send_guarded)
+"""Keep browsers from misusing an answer; one that is set already stays."""

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from app.call import may_use, note_error
 from app.catalogue import unknown_model
 from app.errors import (
     InternalError,
@@ -20,6 +21,7 @@ from app.errors import (
     UnknownModel,
     UnknownRoute,
     WrongMethod,
+    meaning,
     scrub,
 )
 from app.guard import CallerLeft
@@ -48,6 +50,12 @@ def respond(error: ServiceError, shape: Shape = render_own) -> JSONResponse:
 
 def name_error(error: BaseException) -> ServiceError:
     """Return the error of this service that ``error`` is; what nobody foresaw goes to the log, whole."""
+    named = _name(error)
+    note_error(meaning(named).type)
+    return named
+
+
+def _name(error: BaseException) -> ServiceError:
     if isinstance(error, RequestValidationError):
         return invalid(error.errors())
     if isinstance(error, HTTPException):
@@ -135,4 +143,4 @@ def _unknown(path: str, known: Sequence[str]) -> UnknownModel | None:
     model, _, rest = path.lstrip("/").partition("/")
     if model in known or model in RESERVED_IDS or not rest:
         return None
-    return unknown_model(model, known)
+    return unknown_model(model, [*filter(may_use, known)])

@@ -32,7 +32,7 @@ from app.documents.queue import IngestQueue
 from app.documents.spool import Spool
 from app.gallery import Gallery
 from app.grpc_server import GrpcServices, serve_grpc
-from app.guard import SecurityHeaders
+from app.guarding import Guarding, create_guarding
 from app.images import ImageCheck, ImageFetcher
 from app.memory.store import Bounds, SessionStore, open_store
 from app.memory.turntaking import TurnTaking
@@ -86,6 +86,7 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
+    guarding = create_guarding(settings, table)
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
     images = ImageCheck(limits, ImageFetcher(AllowList(settings.image_hosts)))
     store = open_sessions(settings)
@@ -96,11 +97,12 @@ def create_app(
         connections or open_connections(settings),
         engine_timeout(settings),
         wait=settings.wait_ready,
+        guard=guarding.passages,
         short=short,
         limits=limits,
         images=images,
         keep=gallery.keep,
-        shadows=Shadows(limits.shadows, settings.engine_silence),
+        shadows=Shadows(limits.shadows, settings.engine_silence, guarding.migration_meter()),
         memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
     library = Library(settings, access)
@@ -115,19 +117,22 @@ def create_app(
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
         lifespan=lambda _app: run_in_background(
-            works, serve_grpc(settings, services), (store.close, library.store.aclose, access.aclose)
+            works,
+            guarding,
+            serve_grpc(settings, services),
+            (store.close, library.store.aclose, access.aclose),
         ),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown, images)
-    services = app.state.grpc = GrpcServices(chats, shutdown)
+    services = app.state.grpc = GrpcServices(chats, shutdown, guarding.admit_grpc)
     for protocol in PROTOCOLS:
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
     app.include_router(sessions.create_router(store))
     app.include_router(documents.create_router(library, queue, settings, shutdown))
-    app.add_middleware(SecurityHeaders)
+    guarding.install(app, table, access.connections)
     served = Served(app, settings, access, shutdown, catalogue=catalogue, library=library)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
@@ -207,6 +212,8 @@ class Served:
     def show(self, registry: Registry, built: dict[str, "Built"]) -> None:
         """Serve these from now on."""
         app, table = self._app, self._access.table
+        guarding: Guarding = app.state.guarding
+        guarding.serve(registry)
         self._registry, self._built = registry, built
         table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         self._catalogue.replace(each.served for each in built.values())
@@ -262,12 +269,12 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 @contextlib.asynccontextmanager
 async def run_in_background(
-    works: Works, grpc_server: AbstractAsyncContextManager[Any], closers: Closers
+    works: Works, guarding: Guarding, grpc_server: AbstractAsyncContextManager[Any], closers: Closers
 ) -> AsyncGenerator[None]:
     """Run what has to go on while the app does, gRPC among it, and close what is open after it."""
     tasks = [asyncio.create_task(work(), name=name) for name, work in works.items()]
     try:
-        async with grpc_server:
+        async with guarding.running(), grpc_server:
             yield
     finally:
         for task in tasks:

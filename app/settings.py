@@ -10,13 +10,25 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from vllm_launcher.keys import is_loopback
 
 PREFIX = "LANGSERVE_VLLM_"
 
 Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Separated by commas in the environment."""
 
 
 class Limits(BaseModel):
@@ -64,6 +76,22 @@ class Limits(BaseModel):
     """Requests that wait for one model to load; more get 503."""
     waiting_in_all: Count = 1024
     """Requests that wait for any model to load; more get 503."""
+    queue: Count = 512
+    """Requests that wait for a place at one model's engine; more get 429, whoever has the most in line first."""
+    queue_seconds: Annotated[float, Field(gt=0)] = 60
+    """A request that gets no place in this time gets 429."""
+    response_bytes: Count = 256 * 1024 * 1024
+    """A larger answer is ended with an error."""
+    response_seconds: Annotated[float, Field(gt=0)] = 3600
+    """An answer that takes longer is ended with an error."""
+    reader_seconds: Annotated[float, Field(gt=0)] = 60
+    """A client that takes nothing of its answer for so long is cut off."""
+    header_bytes: Count = 64 * 1024
+    """Of a request's line and headers; more get 431."""
+    header_seconds: Annotated[float, Field(gt=0)] = 10
+    """A request's head that takes longer to arrive gets 408."""
+    connections: Count = 4096
+    """Open connections of clients; more are answered 503 and closed."""
     session_bytes: Count = 16 * 1024 * 1024
     """Of one stored conversation; beyond it its oldest turns are deleted."""
     sessions: Count = 10_000
@@ -116,9 +144,9 @@ class Settings(BaseSettings):
     grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Where gRPC is served, on the same host. Off if not set, or 0."""
     grpc_certificate: Path | None = None
-    """PEM file of the certificates that gRPC shows: TLS. Without it gRPC is not encrypted."""
+    """PEM file of the certificates that gRPC shows, in place of ``tls_cert``: TLS. Without any it is not encrypted."""
     grpc_key: Path | None = None
-    """PEM file of the key of the first certificate."""
+    """PEM file of the key of the first of them, in place of ``tls_key``."""
     limits: Limits = Limits()
     data: Path = user_data_path("langserve-vllm")
     """What has to be kept: documents. Nothing in it can be made again."""
@@ -158,6 +186,48 @@ class Settings(BaseSettings):
     """Seconds an engine may send nothing before the request is given up with 504."""
     engine_connections: Count = 1024
     """Requests under way to all engines together."""
+    engine_sequences: Count = 256
+    """Requests an engine computes at once where ``limits.max_num_seqs`` of its entry does not say."""
+    engine_oversubscription: Annotated[float, Field(ge=1)] = 2
+    """So many times that are sent to an engine at once, for it never to be idle; the others wait in a fair line."""
+
+    keys: Path | None = None
+    """The file of API keys, which ``keys create`` writes."""
+    require_keys: bool = False
+    """Ask for API keys on loopback too. On any other address they are always asked for."""
+    session_seconds: Annotated[float, Field(gt=0)] = 12 * 3600
+    """How long a browser stays signed in."""
+    hosts: Names = ()
+    """Names the service may be called by, separated by commas; ``*`` for any. By default any where keys are asked for,
+    else those of this machine alone."""
+    cors_origins: Names = ()
+    """Other sites whose pages may call the service, separated by commas: ``https://app.example.com``."""
+    audit_log: Path | None = None
+    """A file with a line of JSON for each request: who, which model, how many tokens, how it ended."""
+    audit_content: bool = False
+    """Write prompts and answers into the audit log too."""
+    metrics: bool = True
+    """Measure requests and answer ``/metrics``."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Answer ``/metrics`` on this port of its own, without a key, and no longer beside the models."""
+    metrics_host: str = "127.0.0.1"
+    """The address of that port."""
+    tls_cert: Path | None = None
+    """A certificate chain (PEM): the app speaks HTTPS."""
+    tls_key: Path | None = None
+    """Its private key (PEM)."""
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether requests have to show an API key."""
+        return self.require_keys or not is_loopback(self.host)
+
+    @property
+    def own_hosts(self) -> frozenset[str]:
+        """Names the service may be called by; empty for any."""
+        if "*" in self.hosts or (self.needs_keys and not self.hosts):
+            return frozenset()
+        return frozenset({*self.hosts, *LOOPBACK_NAMES, self.host})
 
     sessions_url: SecretStr | None = None
     """Where conversations are kept: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``. Without it they
@@ -182,6 +252,12 @@ class Settings(BaseSettings):
         """Where drawn pictures are kept."""
         beside = self.control.parent if self.control else Path(tempfile.gettempdir()) / f"langserve-vllm-{os.getuid()}"
         return self.pictures or beside / "pictures"
+
+    @property
+    def grpc_files(self) -> tuple[Path | None, Path | None]:
+        """The certificate and the key that gRPC shows."""
+        own = self.grpc_certificate, self.grpc_key
+        return own if any(own) else (self.tls_cert, self.tls_key)
 
 
 def read_secret(name: str) -> str | None:

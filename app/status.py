@@ -5,14 +5,16 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from app.errors import describe_progress, scrub
+from app.gate import key_of
 from app.protocols.sse import Event, EventStream, Pump
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import ServerTable
+from vllm_launcher.keys import Key
 from vllm_launcher.registry import ModelSpec, Registry
 from vllm_launcher.status import ServerStatus
 
@@ -32,7 +34,7 @@ def create_router(registry: Registry, table: ServerTable, settings: Settings, sh
         return JSONResponse({"status": "ok"})
 
     @router.get("/ready", summary="Are the models ready?", responses={503: {"description": "Some are not."}})
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         """200 when every model that loads at startup is ready, or has been and made room since; else 503 with the rest.
 
         A model that this machine cannot serve is not waited for.
@@ -40,18 +42,20 @@ def create_router(registry: Registry, table: ServerTable, settings: Settings, sh
         waiting = describe_waiting(registry.models, table)
         if not waiting:
             return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready", "models": waiting}, 503, {"Retry-After": "5"})
+        told = [] if settings.needs_keys and key_of(request) is None else waiting
+        return JSONResponse({"status": "not ready", "models": told}, 503, {"Retry-After": "5"})
 
     @router.get("/models", summary="List the models and their states")
-    async def models() -> Response:
-        """Every model of the registry, in its order."""
-        return JSONResponse(list_models(registry, table), headers={"Cache-Control": "no-store"})
+    async def models(request: Request) -> Response:
+        """Every model of the registry that the caller may use, in the registry's order."""
+        listed = list_models(registry, table, key_of(request))
+        return JSONResponse(listed, headers={"Cache-Control": "no-store"})
 
     @router.get("/models/events", summary="Follow the models' states")
-    async def events() -> Response:
+    async def events(request: Request) -> Response:
         """Server-sent events: one `models` event now and after every change, its data as of GET /models."""
         return EventStream(
-            Pump(_follow(registry, table)),
+            Pump(_follow(registry, table, key_of(request))),
             render_error=lambda _error: Event("end"),
             shutdown=shutdown,
             ping=settings.ping,
@@ -72,9 +76,11 @@ def describe_waiting(models: Sequence[ModelSpec], table: ServerTable) -> list[di
     ]
 
 
-def list_models(registry: Registry, table: ServerTable) -> list[dict[str, Any]]:
-    """Return every model as JSON values, without addresses and paths."""
-    return [_describe(spec, table.server(spec.id), reachable=table.snapshot() is not None) for spec in registry.models]
+def list_models(registry: Registry, table: ServerTable, key: Key | None = None) -> list[dict[str, Any]]:
+    """Return every model that ``key`` may use as JSON values, without addresses and paths."""
+    reachable = table.snapshot() is not None
+    specs = (spec for spec in registry.models if key is None or key.allows(spec.id))
+    return [_describe(spec, table.server(spec.id), reachable=reachable) for spec in specs]
 
 
 def is_settled(server: ServerStatus | None, *, been_ready: bool) -> bool:
@@ -125,11 +131,11 @@ def _links(spec: ModelSpec) -> dict[str, str]:
     return {**{route: f"{spec.id}/{route}" for route in routes}, **pages, "docs": f"docs#/{spec.id}"}
 
 
-async def _follow(registry: Registry, table: ServerTable) -> AsyncGenerator[Event, None]:
+async def _follow(registry: Registry, table: ServerTable, key: Key | None) -> AsyncGenerator[Event, None]:
     """Yield the list now and whenever it changes."""
     last = ""
     async for _ in table.changes():
-        now = json.dumps(list_models(registry, table))
+        now = json.dumps(list_models(registry, table, key))
         if now != last:
             yield Event("models", now)
             last = now

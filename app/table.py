@@ -125,6 +125,8 @@ class ServerTable:
         self._refreshing: asyncio.Task[None] | None = None
         self.on_generation: Callable[[], Awaitable[None]] | None = None
         """Called when the launcher has taken over another list of models, and once at first."""
+        self.permit: Callable[[str], None] | None = None
+        """Raises where the request under way may not use a model: whatever protocol asks, it passes here."""
 
     def __repr__(self) -> str:
         servers = self._status.servers if self._status else ()
@@ -172,6 +174,7 @@ class ServerTable:
 
         Raises:
             UnknownModel: The registry has no such model.
+            NotAllowed: The request's key may not use it.
             ModelNotReady: It is not ready after the wait.
             TooManyWaiting: The line of those who wait is full.
             ModelFailed: The launcher gave it up.
@@ -179,6 +182,8 @@ class ServerTable:
         """
         if model not in self.models:
             raise UnknownModel(f"There is no model '{model}'.")
+        if self.permit is not None:
+            self.permit(model)
         model = self._owner(model)
         endpoint = self._endpoints.get(model)
         if endpoint is not None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from vllm_launcher import __version__, doctor, ingest, verbs, view
+from vllm_launcher import __version__, doctor, ingest, keys_cli, verbs, view
 from vllm_launcher.command import ROUTER_ENGINE
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.errors import InvalidModels, LauncherError, LauncherGone
@@ -41,6 +41,7 @@ PROGRAM = "langserve-vllm"
 FAILED, MISUNDERSTOOD, INVALID, NOT_RUNNING = 1, 2, 3, 4
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="From models.json to ready model servers.")
+cli.add_typer(keys_cli.cli, name="keys")
 out = Console()
 err = Console(stderr=True)
 
@@ -70,15 +71,23 @@ def up(  # noqa: PLR0913 - options
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the app's gRPC; 0: none.")] = 0,
     app: Annotated[bool, typer.Option(help="Start the app in front of the servers.")] = True,
+    tls_cert: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A certificate chain (PEM): the app speaks HTTPS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The certificate's private key (PEM).")
+    ] = None,
     as_json: AsJson = False,
     with_parent: WithParent = False,
 ) -> None:
     """Start everything that models.json names, and keep it running until Ctrl-C."""
     if with_parent:
         exit_with_parent()
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key come together")
     hardware = detect()
     project = read_models(models, hardware)
-    address = Address(host, port, grpc_port or None) if app else None
+    address = Address(host, port, tls_cert, tls_key, grpc_port=grpc_port or None) if app else None
     follow = print_each if as_json else None
     run(serve_project(project, settings(), hardware=hardware, address=address, console=out, follow=follow))
 

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         return self.cache / "downloads"
 
     @property
+    def keys_file(self) -> Path:
+        """The hashes of the API keys: where conversations are."""
+        return self.sessions_file.with_name("keys.sqlite")
+
+    @property
     def sessions_file(self) -> Path:
         """Conversations, where no database is named: with this user's data, or in a run directory that was named."""
         return (self.run or user_data_path("langserve-vllm")) / "sessions.db"

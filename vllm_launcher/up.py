@@ -28,13 +28,14 @@ from vllm_launcher.keeping.collaborators import External, ServerSpec, part_of
 from vllm_launcher.keeping.health import HttpHealth
 from vllm_launcher.keeping.launcher import Launcher
 from vllm_launcher.keeping.ports import PortTable
+from vllm_launcher.keys import MAKE_ONE, NO_KEYS, KeyStore, is_loopback
 from vllm_launcher.planning.planned import PROCESSLESS, Plan
 from vllm_launcher.prepare import Preparation, Project
 from vllm_launcher.processes.process import Launch
 from vllm_launcher.processes.run_directory import RunDirectory
 from vllm_launcher.registry.entries import ExternalEngine, ModelSpec, SharedEngine
 from vllm_launcher.reload import ModelList, write_accepted
-from vllm_launcher.settings import Settings
+from vllm_launcher.settings import PREFIX, Settings
 from vllm_launcher.status import LauncherStatus
 
 PR_SET_PDEATHSIG = 1
@@ -47,6 +48,9 @@ class Address:
 
     host: str
     port: int
+    tls_cert: Path | None = None
+    """With its key: the app speaks HTTPS."""
+    tls_key: Path | None = None
     grpc_port: int | None = None
     """Where it serves gRPC; None: nowhere."""
 
@@ -58,7 +62,17 @@ class Address:
     @property
     def url(self) -> str:
         """As a browser takes it."""
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        scheme = "https" if self.tls_cert else "http"
+        return f"{scheme}://[{self.host}]:{self.port}" if ":" in self.host else f"{scheme}://{self.host}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As the app reads it."""
+        told = {"HOST": self.host, "PORT": str(self.port)}
+        told |= {"GRPC_PORT": str(self.grpc_port)} if self.grpc_port else {}
+        files = {"TLS_CERT": self.tls_cert, "TLS_KEY": self.tls_key}
+        told |= {name: str(path.absolute()) for name, path in files.items() if path}
+        return {f"{PREFIX}{name}": value for name, value in told.items()}
 
 
 async def up(  # noqa: PLR0913 - the command line names them
@@ -78,6 +92,7 @@ async def up(  # noqa: PLR0913 - the command line names them
         LauncherError: the port is taken, another launcher runs here, or the app cannot be kept running.
     """
     if address is not None:
+        check_keys(address.host, settings)
         for port in address.ports:
             await service.check_port_free(address.host, port)
     with contextlib.closing(RunDirectory.open(settings.run_dir)) as directory:
@@ -199,17 +214,30 @@ def external(engine: object, settings: Settings) -> External | None:
 def app_child(models: Path, address: Address, settings: Settings, directory: RunDirectory) -> SupervisedChild:
     """The app, as one more supervised process."""
     settings.sessions_file.parent.mkdir(parents=True, exist_ok=True)
-    env = {
+    env: dict[str, str] = {
         "LANGSERVE_VLLM_SESSIONS_URL": f"sqlite:///{settings.sessions_file.absolute()}",
         **settings.app_environment,
         "LANGSERVE_VLLM_MODELS": str(models.absolute()),
         "LANGSERVE_VLLM_CONTROL": str(directory.control_socket),
-        "LANGSERVE_VLLM_HOST": address.host,
-        "LANGSERVE_VLLM_PORT": str(address.port),
-        **({"LANGSERVE_VLLM_GRPC_PORT": str(address.grpc_port)} if address.grpc_port else {}),
+        "LANGSERVE_VLLM_KEYS": str(settings.keys_file),
+        **address.environment,
     }
+    env.setdefault("LANGSERVE_VLLM_AUDIT_LOG", str(directory.path / "logs" / "audit.jsonl"))
     launch = Launch(argv=(sys.executable, "-m", "app"), env=env, cwd=settings.root)
     return SupervisedChild("app", launch, spawn=directory.spawn)
+
+
+def check_keys(host: str, settings: Settings) -> None:
+    """Refuse to open the service to others without keys.
+
+    Raises:
+        LauncherError: There is no key that could be used.
+    """
+    if is_loopback(host):
+        return
+    with KeyStore.opened(settings.keys_file) as store:
+        if not store.any_active():
+            raise LauncherError(NO_KEYS.format(host=host), MAKE_ONE)
 
 
 def exit_with_parent() -> None:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from app.errors import InvalidInput, ShuttingDown
-from app.guard import parse_json, read_body
+from app.guard import parse_json, read_bytes
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import SESSION_HEADER, Delivery, Wire, session_of, wait_of
 from app.protocols.kserve_bodies import BODIES, flat, from_generate, inflate
@@ -110,7 +110,7 @@ class KServeRoutes:
     async def _read(self, request: Request) -> bytes:
         if self._delivery.chats.shutdown.begun:
             raise ShuttingDown
-        body = await read_body(request, self._limits)
+        body = await read_bytes(request, self._limits.body_bytes, self._limits.body_seconds)
         return inflate(body, request.headers.get("content-encoding", ""), self._limits.body_bytes)
 
     def _split(self, request: Request, body: bytes) -> tuple[Any, bytes]:

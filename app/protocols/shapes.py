@@ -48,11 +48,18 @@ _CALLER = Native((400, _INVALID), (400, _INVALID), 400, "validation", "INVALID_A
 _MISSING = Native((404, _INVALID), (404, "not_found_error"), 404, "validation", "NOT_FOUND")
 _UNAVAILABLE = Native((503, "server_error"), (529, "overloaded_error"), 503, "overloaded", "UNAVAILABLE")
 _BUSY = Native((429, "rate_limit_error"), (529, "overloaded_error"), 429, "overloaded", "RESOURCE_EXHAUSTED")
+_LIMITED = Native((429, "rate_limit_error"), (429, "rate_limit_error"), 429, "overloaded", "RESOURCE_EXHAUSTED")
 _ENGINE = Native((502, "server_error"), (502, "api_error"), 502, "generation", "UNAVAILABLE")
 
 NATIVE: Mapping[type[ServiceError], Native] = {
     errors.CallerError: _CALLER,
     errors.InvalidInput: _CALLER,
+    errors.Unauthorized: Native(
+        (401, "authentication_error"), (401, "authentication_error"), 401, "validation", "UNAUTHENTICATED"
+    ),
+    errors.NotAllowed: Native(
+        (403, "permission_error"), (403, "permission_error"), 403, "validation", "PERMISSION_DENIED"
+    ),
     errors.UnknownModel: _MISSING,
     errors.UnknownRoute: Native((404, _INVALID), (404, "not_found_error"), 404, "validation", "UNIMPLEMENTED"),
     errors.WrongMethod: Native((405, _INVALID), (405, _INVALID), 405, "validation", "UNIMPLEMENTED"),
@@ -60,6 +67,8 @@ NATIVE: Mapping[type[ServiceError], Native] = {
     errors.TooLarge: Native((413, _INVALID), (413, "request_too_large"), 413, "validation", "RESOURCE_EXHAUSTED"),
     errors.Unavailable: _UNAVAILABLE,
     errors.EngineBusy: _BUSY,
+    errors.OverLimit: _LIMITED,
+    errors.QueueFull: _LIMITED,
     errors.EngineError: _ENGINE,
     errors.EngineTimeout: Native((504, "server_error"), (504, "timeout_error"), 504, "generation", "DEADLINE_EXCEEDED"),
     errors.ServiceError: Native((500, "server_error"), (500, "api_error"), 500, "generation", "INTERNAL"),

@@ -9,6 +9,7 @@ from typing import Protocol
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from app.gate import key_of
 from app.web.assets import SECURITY, assets, links, templates
 from app.web.cards import LABELS, WORKING, cards
 from vllm_launcher import __version__
@@ -38,10 +39,15 @@ def create_router(registry: Registry, table: Table) -> APIRouter:
     @router.get("/", response_class=HTMLResponse)
     async def home(request: Request) -> HTMLResponse:
         status = table.snapshot()
-        shown = cards(registry, status, str(request.base_url))
+        key = key_of(request)
+        shown = [
+            card for card in cards(registry, status, str(request.base_url)) if key is None or key.allows(card.spec.id)
+        ]
         served = [card for card in shown if not card.refused]
         refused = [card for card in shown if card.refused]
-        html = page.render(served=served, refused=refused, reachable=status is not None, version=__version__)
+        html = page.render(
+            served=served, refused=refused, reachable=status is not None, version=__version__, signed_in=key is not None
+        )
         return HTMLResponse(html, headers=SECURITY)
 
     @router.get("/static/{name}")

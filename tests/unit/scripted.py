@@ -155,7 +155,9 @@ class ScriptedEngine(httpx2.AsyncBaseTransport):
     closed: bool = False
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Answer as the script says."""
+        """Answer as the script says; it has no metrics."""
+        if request.method == "GET":
+            return httpx2.Response(404)
         body = json.loads(await request.aread())
         self.requests.append(body)
         self.urls.append(str(request.url))
@@ -204,6 +206,7 @@ def settings(folder: Path, **fields: Any) -> Settings:
         "wait_ready": 0,
         "stream_hold": SOON,
         "drain": 0,
+        "hosts": ("test",),
     }
     return Settings(**{**usual, **fields})
 

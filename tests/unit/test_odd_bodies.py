@@ -1,4 +1,4 @@
-"""Bodies nobody should send, to every route of every protocol: always an answer in that protocol's shape, never a 500."""
+"""Bodies nobody should send, to every route of every protocol: an answer in that protocol's shape, never a 500."""
 
 from collections.abc import Iterator
 from typing import Any
