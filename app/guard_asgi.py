@@ -88,7 +88,7 @@ class Guard:
         with answer.watched(scope):
             try:
                 counts = method not in SAFE
-                async with self._gate.pass_through(call, counts=counts) as ending:
+                async with self._gate.pass_through(call, counts=counts, headers=headers) as ending:
                     await self._app(scope, receive, answer.send)
                     _judge(ending, answer, call, noted=counts or call.protocol != PAGES)
             except ServiceError as error:
