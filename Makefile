@@ -4,7 +4,7 @@ RUN    := .venv/bin/python
 UV     := .venv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema bench clean
+.PHONY: help serve test check unit lint types fmt env dev lock lock-engines schema bench bench-vllm new-package clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -57,6 +57,12 @@ schema: env ## write models.schema.json anew
 
 bench: dev ## what the layer in front of an engine costs, beside others (about 15 minutes; ARGS="--peers ours,aiohttp")
 	@$(RUN) -m bench $(ARGS)
+
+bench-vllm: dev ## a real vLLM, direct and through the app (ARGS="--engine http://127.0.0.1:PORT")
+	@$(RUN) -m bench.vllm $(ARGS)
+
+new-package: dev ## a LangChain template under packages/ that passes its own tests (NAME=my-chat)
+	@$(RUN) new_package.py $(NAME)
 
 clean: ## remove what the targets made here (engines and weights stay in the user's cache)
 	rm -rf .venv artifacts tests/clients/js/node_modules .pytest_cache .ruff_cache .hypothesis

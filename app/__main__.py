@@ -1,6 +1,7 @@
 """Run the app: ``python -m app``, with everything it needs in its environment (see ``app/settings.py``)."""
 
 import errno
+import gc
 import socket
 import sys
 import warnings
@@ -44,6 +45,8 @@ def main() -> None:
         app = create_app(settings)
     except (RegistryError, ChainError, StoreError) as error:
         give_up(error)
+    gc.collect()
+    gc.freeze()  # what is there now stays: to look it through again and again costs more than most requests
     run(app, settings, listener)
 
 

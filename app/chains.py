@@ -5,12 +5,13 @@ second, whether its model does or not.
 """
 
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx2
-from chat_vllm import ChatVLLM, ConfigurableChat, configurable
+from chat_vllm import ChatVLLM, CompletionChat, ConfigurableChat, configurable
 from image_generation import Drawing, ImageLimits, ImageModel
 from image_generation.model import Keep
 from langchain_core.messages import BaseMessage
@@ -31,6 +32,10 @@ from app.table import ServerTable
 from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
 
 Chain = Runnable[Any, Any]
+
+Offers = Mapping[str, Callable[[ModelSpec], Any]]
+"""What a package may ask for beside its model, by the name of a parameter of its ``build_chain``; made for its entry.
+What makes it raises ValueError where the entry does not say what it needs."""
 
 NO_KEY = SecretStr("EMPTY")
 """What the openai SDK sends where no key is asked for."""
@@ -73,6 +78,8 @@ class EngineAccess:
     """With it, chains remember what is said in a session."""
     short: Connections | None = None
     """Connections for what is streamed; without them everything goes by ``connections``."""
+    offers: Offers = field(default_factory=dict[str, Callable[[ModelSpec], Any]])
+    """What packages may ask for beside their model."""
 
     async def aclose(self) -> None:
         """End every connection."""
@@ -143,9 +150,11 @@ def build_chain(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] =
     if spec.chain is None:
         raise ChainError(f"'{spec.id}' names no chain.")
     build = _find_builder(spec.id, spec.chain.package)
+    asked = inspect.signature(build).parameters
     try:
+        more = {name: offer(spec) for name, offer in access.offers.items() if name in asked}
         model = _build_model(spec, access, kind)
-        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables)
+        chain = build(model, system_prompt=spec.chain.system_prompt, variables=spec.chain.variables, **more)
     except ValueError as error:  # a variable of the prompt without a value, a default beyond its limit
         raise ChainError(f"The chain of '{spec.id}' cannot be built: {error}") from error
     return _remember(chain, spec, spec.chain, access) if access.memory and spec.chain.memory.enabled else chain
@@ -184,19 +193,23 @@ def build_conversation_model(spec: ModelSpec, access: EngineAccess, *, kind: typ
 def build_chat_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> ConfigurableChat:
     """Return the chat model of one entry, with its sampling defaults, which a request's config may change."""
     client = access.client(spec.id)
-    defaults = spec.sampling.model_dump(exclude_none=True)
+    defaults: dict[str, Any] = spec.sampling.model_dump(exclude_none=True)
     name, key = access.credentials(spec)
+    template = spec.chain.chat_template if spec.chain else None
+    if template is not None and kind is ChatVLLM:
+        kind, defaults = CompletionChat, {**defaults, "chat_template": template}
     llm = kind(
         model=name,
         base_url=BASE_URL,
         api_key=key,
         http_async_client=client,
-        engine=access.engine(spec.id),
+        engine=access.engine(spec.id) if kind is not CompletionChat else None,
         timeout=access.timeout,
         max_retries=0,
         **defaults,
     )
-    return configurable(llm)
+    reasons = "reasoning" in spec.metadata.capabilities
+    return configurable(llm, offers=("response_format", "thinking") if reasons else ("response_format",))
 
 
 def build_vision_model(spec: ModelSpec, access: EngineAccess, *, kind: type[ChatVLLM] = ChatVLLM) -> Chain:

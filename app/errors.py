@@ -13,6 +13,9 @@
     │   ├── UnknownModel         404
     │   ├── UnknownRoute         404
     │   ├── UnknownSession       404
+    │   ├── UnknownDocument      404  no such collection or document
+    │   ├── UnreadableDocument   422  encrypted, damaged, without text, of an unknown kind
+    │   ├── OtherEmbedding       409  the collection was made with another embedding model
     │   ├── UnknownPicture       404  never drawn here, or not kept any more
     │   ├── WrongMethod          405
     │   ├── SessionChanged       409  deleted or taken over while its answer came
@@ -23,6 +26,9 @@
     │   ├── EngineBusy           429
     │   ├── OverLimit            429  beyond the key's requests, tokens or streams
     │   ├── QueueFull            429  the model's line is full, or did not move in time
+    │   ├── QueueOfDocumentsFull 429  so many documents wait to be ingested that one more is not taken
+    │   ├── ToolsUnavailable     503  tools that an agent was given cannot be had: an MCP server does not answer
+    │   ├── StoreUnavailable     503  the store of documents does not answer
     │   ├── ModelNotReady        503  it is loading: phase and progress say how far it is
     │   ├── TooManyWaiting       503  so many requests wait for it to load that one more would only wait in vain
     │   ├── ModelFailed          503  it was given up on: reason and hint say why
@@ -131,6 +137,18 @@ class SessionChanged(CallerError):
     """The session is not what it was when the request began; its turn is not kept."""
 
 
+class UnknownDocument(CallerError):
+    """No such collection or document."""
+
+
+class UnreadableDocument(CallerError):
+    """Its text cannot be had."""
+
+
+class OtherEmbedding(CallerError):
+    """The collection was made with another embedding model."""
+
+
 class UnknownPicture(CallerError):
     """No such picture, or not any more."""
 
@@ -171,6 +189,27 @@ class QueueFull(Unavailable):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message, hint=f"Try again in {retry_after} s.")
         self.retry_after = retry_after
+
+
+class QueueOfDocumentsFull(Unavailable):
+    """So many documents wait to be ingested that one more is not taken."""
+
+    retry_after = 10
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} documents wait to be ingested already.", hint="Send it again later.")
+
+
+class ToolsUnavailable(Unavailable):
+    """Tools that an agent was given cannot be had."""
+
+    retry_after = 10
+
+
+class StoreUnavailable(Unavailable):
+    """The store of documents does not answer."""
+
+    retry_after = 10
 
 
 class TooManyWaiting(Unavailable):
@@ -292,6 +331,9 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     SessionChanged: Meaning("session_changed", 409),
     SessionBusy: Meaning("session_busy", 409),
     MemoryUnavailable: Meaning("memory_unavailable", 503),
+    UnknownDocument: Meaning("unknown_document", 404),
+    UnreadableDocument: Meaning("unreadable_document", 422),
+    OtherEmbedding: Meaning("other_embedding", 409),
     UnknownPicture: Meaning("unknown_picture", 404),
     WrongMethod: Meaning("wrong_method", 405),
     TooSlow: Meaning("too_slow", 408),
@@ -299,6 +341,9 @@ MEANINGS: Mapping[type[ServiceError], Meaning] = {
     EngineBusy: Meaning("engine_busy", 429),
     OverLimit: Meaning("over_limit", 429),
     QueueFull: Meaning("queue_full", 429),
+    QueueOfDocumentsFull: Meaning("documents_waiting", 429),
+    ToolsUnavailable: Meaning("tools_unavailable", 503),
+    StoreUnavailable: Meaning("store_unavailable", 503),
     ModelNotReady: Meaning("model_not_ready", 503),
     TooManyWaiting: Meaning("too_many_waiting", 503),
     ModelFailed: Meaning("model_failed", 503),

@@ -3,19 +3,21 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Container
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 
-from app import sessions, status
+from app import prompts, sessions, status
 from app.allow_list import AllowList
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
     EngineAccess,
+    Offers,
     Remembering,
     build_chain,
     engine_timeout,
@@ -23,6 +25,10 @@ from app.chains import (
     open_short_connections,
 )
 from app.connection import Connections
+from app.documents import routes as documents
+from app.documents.library import Library
+from app.documents.queue import IngestQueue
+from app.documents.spool import Spool
 from app.gallery import Gallery
 from app.guarding import Guarding, create_guarding
 from app.images import ImageCheck, ImageFetcher
@@ -35,12 +41,19 @@ from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
 from app.table import Launcher, ServerTable
+from app.tools.fetch import Fetcher, fetch_tool
+from app.tools.search import search_tool
+from app.tools.toolbox import Included, limits_of, tool_calling_of, toolbox_of
 from app.web import home, pictures, playground
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
 
 log = logging.getLogger(__name__)
+
+Works = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
+"""What runs beside the requests, by a name for people."""
+Closers = Sequence[Callable[[], Awaitable[None]]]
 
 PROTOCOLS = (openai, anthropic, ollama, tgi)
 """Those that answer for every model; LangServe's routes are made for each."""
@@ -88,11 +101,18 @@ def create_app(
         keep=gallery.keep,
         memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
+    library = Library(settings, access)
+    queue = IngestQueue(Spool(settings.data / "ingest"), library.ingest, settings.documents)
+    works: Works = {
+        "follow the launcher": table.follow,
+        "sweep sessions": partial(sessions.sweep, store),
+        "ingest documents": queue.run,
+    }
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(table, access, store, guarding),
+        lifespan=lambda _app: run_in_background(guarding, works, (store.close, library.store.aclose, access.aclose)),
     )
     app.state.table, app.state.shutdown, app.state.images = table, shutdown, images
     catalogue = Catalogue()
@@ -101,8 +121,9 @@ def create_app(
         app.include_router(protocol.create_router(chats))
     app.include_router(pictures.create_router(gallery))
     app.include_router(sessions.create_router(store))
+    app.include_router(documents.create_router(library, queue, settings, shutdown))
     guarding.install(app, table, access.connections)
-    served = Served(app, settings, access, shutdown, catalogue)
+    served = Served(app, settings, access, shutdown, catalogue=catalogue, library=library)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
     table.on_generation = served.refresh
@@ -123,14 +144,22 @@ class Served:
     Requests under way keep the routes they came in by; chains of entries that are the same are kept.
     """
 
-    def __init__(
-        self, app: FastAPI, settings: Settings, access: EngineAccess, shutdown: Shutdown, catalogue: Catalogue
+    def __init__(  # noqa: PLR0913 -- the composition root names them
+        self,
+        app: FastAPI,
+        settings: Settings,
+        access: EngineAccess,
+        shutdown: Shutdown,
+        *,
+        catalogue: Catalogue,
+        library: Library,
     ) -> None:
         self._app = app
         self._settings = settings
         self._access = access
         self._shutdown = shutdown
         self._catalogue = catalogue
+        self._library = library
         self._fixed = list(app.router.routes)
         self._plain_openapi = app.openapi
         self._registry: Registry | None = None
@@ -142,7 +171,18 @@ class Served:
         Raises:
             ChainError: A chain cannot be built.
         """
-        access = replace(self._access, registry=registry)
+        self._library.use(registry)
+        included: Included = {
+            "fetch": lambda _spec: fetch_tool(Fetcher(AllowList(self._settings.fetch_hosts))),
+            "search_documents": lambda spec: search_tool(self._library.retriever(spec)),
+        }
+        offers: Offers = {
+            "retriever": self._library.retriever,
+            "tools": lambda spec: toolbox_of(spec, included),
+            "limits": limits_of,
+            "tool_calling": tool_calling_of,
+        }
+        access = replace(self._access, registry=registry, offers=offers)
         return {
             spec.id: self._built[spec.id] if self._is_same(spec, registry) else self._build(spec, access)
             for spec in registry.models
@@ -167,15 +207,18 @@ class Served:
         self._registry, self._built = registry, built
         table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         self._catalogue.replace(each.served for each in built.values())
-        app.router.routes[:] = self._fixed
-        app.include_router(home.create_router(registry, table))
-        app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        app.router.routes.clear()
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
-        for model, each in routes.items():
+        for model, each in routes.items():  # first: routes are looked through in their order, for every request
             if (spec := registry.get(model)) is not None:
                 app.include_router(playground.create_router(spec, self._access))
             app.include_router(each.router)
+        app.router.routes.extend(self._fixed)
+        app.include_router(home.create_router(registry, table))
+        app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
+        app.include_router(prompts.create_router(registry, self._access, self._settings))
+        bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
+        for each in routes.values():
             bodies.update(each.bodies)
         app.openapi_schema = None
         app.openapi_tags = describe_tags(registry, routes)
@@ -215,14 +258,9 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 
 @contextlib.asynccontextmanager
-async def run_in_background(
-    table: ServerTable, access: EngineAccess, store: SessionStore, guarding: Guarding
-) -> AsyncGenerator[None]:
-    """Follow the launcher while the app runs, and close what leads to engines and the database after it."""
-    tasks = [
-        asyncio.create_task(table.follow(), name="follow the launcher"),
-        asyncio.create_task(sessions.sweep(store), name="sweep sessions"),
-    ]
+async def run_in_background(guarding: Guarding, works: Works, closers: Closers) -> AsyncGenerator[None]:
+    """Run what has to go on while the app does, and close what is open after it."""
+    tasks = [asyncio.create_task(work(), name=name) for name, work in works.items()]
     try:
         async with guarding.running():
             yield
@@ -230,8 +268,8 @@ async def run_in_background(
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await store.close()
-        await access.aclose()
+        for close in closers:
+            await close()
 
 
 def describe_tags(registry: Registry, chains: Container[str]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
+from platformdirs import user_data_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -95,6 +96,37 @@ class Limits(BaseModel):
     """Conversations of one owner; beyond it those unused for longest are deleted."""
 
 
+class Documents(BaseModel):
+    """Documents that chains answer from: where they are kept, and what ingesting may take."""
+
+    model_config = ConfigDict(frozen=True)
+
+    store: str | None = None
+    """A folder, which belongs to one process, or the URL of a Qdrant server; `<data>/documents` if not set."""
+    store_key: SecretStr | None = None
+    """The Qdrant server's API key."""
+    embedding: str | None = None
+    """The id of the model that embeds them; the first of task `embedding` if not set."""
+    file_bytes: Count = 64 * 1024 * 1024
+    """A larger file gets 413."""
+    upload_bytes: Count = 256 * 1024 * 1024
+    """All files of one request; more get 413."""
+    upload_seconds: Seconds = 600
+    """An upload that takes longer to arrive gets 408."""
+    files: Count = 256
+    """Files of one request; more get 413."""
+    pages: Count = 2000
+    """Pages of one PDF; more are refused."""
+    characters: Count = 5_000_000
+    """Of one document's text; more are refused."""
+    parse_seconds: Annotated[float, Field(gt=0)] = 120
+    """Reading one document ends after so long."""
+    waiting: Count = 1024
+    """Documents that wait to be ingested; more get 429."""
+    waiting_bytes: Count = 1024 * 1024 * 1024
+    """Bytes of all that wait; more get 429."""
+
+
 class Settings(BaseSettings):
     """Everything the app can be told from outside."""
 
@@ -108,6 +140,9 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     access_log: bool = False
     limits: Limits = Limits()
+    data: Path = user_data_path("langserve-vllm")
+    """What has to be kept: documents. Nothing in it can be made again."""
+    documents: Documents = Documents()
 
     wait_ready: Seconds = 300
     """How long a request waits for its model to get ready, where it does not say (``Prefer: wait=N``)."""
@@ -124,6 +159,9 @@ class Settings(BaseSettings):
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
 
+    fetch_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts whose pages the tool `fetch` may read, with commas between: `example.org`, `*.example.org`, with `:PORT` if
+    unusual. Empty: none."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts that images may be fetched from by address, over https, with commas between; ``*.example.org`` stands for
     every name below it. Empty: none."""
@@ -189,7 +227,7 @@ class Settings(BaseSettings):
     sessions_wait: Seconds = 60
     """Seconds that a request waits for others of its session before it gets 409."""
 
-    @field_validator("image_hosts", mode="before")
+    @field_validator("image_hosts", "fetch_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Names with commas between."""

@@ -7,6 +7,8 @@ import httpx2
 import openai
 from chat_vllm import NotAnAnswerError
 from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
+from rag_chat import errors as retrieval
+from tools_agent import errors as tools_agent
 
 from app.errors import (
     ContextTooLong,
@@ -17,8 +19,14 @@ from app.errors import (
     EngineUnreachable,
     InternalError,
     InvalidInput,
+    OtherEmbedding,
     Refused,
     ServiceError,
+    StoreUnavailable,
+    TooLarge,
+    ToolsUnavailable,
+    UnknownDocument,
+    UnreadableDocument,
     scrub,
 )
 
@@ -58,13 +66,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a table
+def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911, C901 -- a table
     """Return the meaning of one link of the chain, or None where a deeper one knows more."""
     match error:
         case ServiceError():
             return error
         case ContextOverflowError():
             return ContextTooLong(_sentence(error))
+        case retrieval.RetrievalError():
+            return _retrieval(error)
+        case tools_agent.ToolsUnavailable():
+            return ToolsUnavailable(error.message, hint=error.hint)
         case openai.APIStatusError():
             return refusal(error.status_code, _sentence(error), error.param)
         case openai.APITimeoutError() | openai.APIConnectionError():
@@ -81,6 +93,18 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911 -- a t
             return EngineTimeout("The engine did not answer in time.")
         case _:
             return None
+
+
+def _retrieval(error: retrieval.RetrievalError) -> ServiceError:
+    kinds: Mapping[type[retrieval.RetrievalError], type[ServiceError]] = {
+        retrieval.UnknownDocument: UnknownDocument,
+        retrieval.UnreadableDocument: UnreadableDocument,
+        retrieval.DocumentTooLarge: TooLarge,
+        retrieval.StoreFull: TooLarge,
+        retrieval.StoreMismatch: OtherEmbedding,
+        retrieval.StoreUnavailable: StoreUnavailable,
+    }
+    return kinds[type(error)](error.message, hint=error.hint)
 
 
 def _lost(error: openai.APIConnectionError) -> ServiceError:

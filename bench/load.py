@@ -36,6 +36,10 @@ class Target:
         else:
             path = "/v1/chat/completions"
             body = {"model": self.model, "messages": [message], "stream": stream, "max_tokens": tokens}
+        return self.post(path, body)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> bytes:
+        """Return the bytes of a POST."""
         text = json.dumps(body).encode()
         head = {"host": f"127.0.0.1:{self.port}", "content-type": "application/json", **self.headers}
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())

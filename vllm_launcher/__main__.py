@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from vllm_launcher import __version__, doctor, keys_cli, verbs, view
+from vllm_launcher import __version__, doctor, ingest, keys_cli, verbs, view
 from vllm_launcher.command import ROUTER_ENGINE
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.errors import InvalidModels, LauncherError, LauncherGone
@@ -233,6 +233,31 @@ def reload(*, as_json: AsJson = False) -> None:
         typer.echo(now.model_dump_json(indent=2))
     else:
         view.show(now, out)
+
+
+@cli.command(name="ingest")
+def ingest_documents(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders with all in them.")],
+    *,
+    collection: Annotated[str, typer.Option(help="Where chains look for them.")] = "docs",
+    url: Annotated[str, typer.Option(help="Of the running app.")] = "http://127.0.0.1:8000",
+    key: Annotated[
+        str | None, typer.Option(envvar=f"{PREFIX}API_KEY", help="An API key, where one is asked for.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have the running app read documents, for chains that answer from them; only what changed is embedded."""
+    console = err if as_json else out
+    try:
+        files = ingest.files_in(paths, Path.cwd())
+    except LauncherError as error:
+        give_up(error, MISUNDERSTOOD)
+    outcome = run(ingest.ingest(ingest.App(url, key), collection, files, console))
+    if as_json:
+        print_json([outcome])
+    else:
+        out.print(f"{outcome.ingested} ingested, {outcome.unchanged} unchanged, {len(outcome.failed)} failed")
+    raise typer.Exit(FAILED if outcome.failed else 0)
 
 
 @cli.command()

@@ -18,6 +18,7 @@ from typing import Literal
 
 import psutil
 
+from vllm_launcher.command import ROUTER_ENGINE
 from vllm_launcher.fetching.disk import GB
 from vllm_launcher.fetching.install import OUR_RECIPES, environment_of, installed
 from vllm_launcher.fetching.recipes import Recipes
@@ -58,12 +59,14 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The list of models: what is wrong with it, or what the plan makes of it."""
+    """The list of models: what is wrong with it, or what the plan makes of it; of each model the first server."""
 
     path: Path
     problems: tuple[Problem, ...] = ()
     servers: tuple[ServerReport, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+    replicated: bool = False
+    """Some have several servers, and so a router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +127,15 @@ def read_models(path: Path, hardware: Hardware, settings: Settings) -> Models:
     if problems:
         return Models(path, problems)
     project = project_of(path, registry, hardware, settings)
-    return Models(path, servers=report_of(project, hardware, settings).servers, rejected=project.plan.rejected)
+    firsts = tuple(server for server in report_of(project, hardware, settings).servers if not server.replica)
+    replicated = any(server.replica for server in project.plan.servers)
+    return Models(path, servers=firsts, rejected=project.plan.rejected, replicated=replicated)
 
 
 def read_engines(models: Models, settings: Settings) -> Iterator[Engine]:
     """Every engine that the plan needs. Compares each of their files with its size on record."""
-    for name in sorted({server.engine for server in models.servers} - PROCESSLESS):
+    router = {ROUTER_ENGINE} if models.replicated else set[str]()
+    for name in sorted({server.engine for server in models.servers} - PROCESSLESS | router):
         yield read_engine(name, settings)
 
 

@@ -8,9 +8,8 @@ import base64
 import binascii
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -24,7 +23,8 @@ LONGEST = 100
 """Times that a picture may be as long as it is wide; image processors refuse 200."""
 QUALITY = 95
 ORIENTATION = 0x0112
-SVG = (b"<svg", b"<?xml", b"<!doctype")
+SVG_WITHIN = 1024
+"""Bytes among which an SVG says what it is."""
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 
@@ -70,13 +70,22 @@ def prepare(data: bytes, bounds: Bounds, place: str) -> str:
         raise too_many_bytes(bounds, place)
     with _opened(data, place) as image:
         _check_shape(image, bounds, place)
-        if _fits(image, bounds):
-            _guarded(image.load, place)
-            return _uri(data, FORMATS[str(image.format)])
-        lossy = image.format == "JPEG"
-        image.draft("RGB", _target(image.size, bounds.pixels))  # of a JPEG, decodes no more than is needed
-        made = _guarded(lambda: _shrunk(_flat(_upright(image)), bounds.pixels), place)
-    return _encoded(made, lossy=lossy)
+        try:
+            return _made(image, data, bounds)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a decoder raises, the file is at fault
+            raise InvalidInput("The image is damaged or cut off.", param=place) from error
+
+
+def _made(image: Image.Image, data: bytes, bounds: Bounds) -> str:
+    """Decode it, and bring it into shape where it is not."""
+    if _fits(image, bounds):
+        image.load()
+        return _uri(data, FORMATS[str(image.format)])
+    lossy = image.format == "JPEG"
+    image.draft("RGB", _target(image.size, bounds.pixels))  # of a JPEG, decodes no more than is needed
+    return _encoded(_shrunk(_flat(_upright(image)), bounds.pixels), lossy=lossy)
 
 
 def _opened(data: bytes, place: str) -> Image.Image:
@@ -86,7 +95,7 @@ def _opened(data: bytes, place: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge("The image has far too many pixels.", param=place) from error
     except Exception as error:
-        if data.lstrip()[:9].lower().startswith(SVG):
+        if b"<svg" in data[:SVG_WITHIN].lower():
             raise InvalidInput(f"An SVG has no pixels. {TAKEN}", param=place) from error
         raise InvalidInput(f"This is no image that can be read. {TAKEN}", param=place) from error
 
@@ -99,16 +108,6 @@ def _check_shape(image: Image.Image, bounds: Bounds, place: str) -> None:
         )
     if max(width, height) > LONGEST * min(width, height):
         raise InvalidInput(f"The image is more than {LONGEST} times as long as it is wide.", param=place)
-
-
-def _guarded(work: Callable[[], Any], place: str) -> Any:
-    """Do what decodes; whatever a decoder raises, the file is at fault."""
-    try:
-        return work()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise InvalidInput("The image is damaged or cut off.", param=place) from error
 
 
 def _fits(image: Image.Image, bounds: Bounds) -> bool:

@@ -6,14 +6,13 @@ and store the turn once the answer is whole. Chunks pass through as they come.
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, cast
 
-from chat_vllm import ChatInput
+from chat_vllm import ChatInput, ChatPrompt
 from langchain_core.exceptions import ModelError
 from langchain_core.messages import BaseMessage, SystemMessage
-from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.utils import get_unique_config_specs
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -109,7 +108,7 @@ class RememberingChain(Runnable[Any, Any]):
         self.habits = habits
         self._turns = turns
         self._counter = counter
-        self._prompt = _prompt_of(chain)
+        self._prompt, self._system = _prompt_of(chain)
         self._said = input_of(chain)
         self._input = _with_session(self._said)
 
@@ -234,14 +233,14 @@ class RememberingChain(Runnable[Any, Any]):
         new = [system, *said] if system else said
         system = system or system_of(stored)
         kept = await self._fit(held, system, said, config)
-        instructed = with_summary(self._spoken(system, said) if held.summary else system, held.summary)
+        instructed = with_summary(self._spoken(system) if held.summary else system, held.summary)
         history = without_system(message for turn in kept for message in turn.messages)
         start: list[BaseMessage] = [instructed] if instructed else []
         return Recalled([*start, *in_pairs([*history, *said])], new)
 
-    def _spoken(self, system: SystemMessage | None, said: Sequence[BaseMessage]) -> SystemMessage | None:
+    def _spoken(self, system: SystemMessage | None) -> SystemMessage | None:
         """The system prompt that the chain would put in front: a summary is told below it, not instead of it."""
-        return system or system_of(self._prompt([*said]))
+        return system or self._system
 
     async def _fit(
         self, held: Held, system: SystemMessage | None, said: Sequence[BaseMessage], config: RunnableConfig | None
@@ -249,9 +248,9 @@ class RememberingChain(Runnable[Any, Any]):
         """Return the turns to tell the model; where not all of them fit, the others are summarised or left out."""
         if not held.turns:
             return []
-        told = with_summary(self._spoken(system, said), held.summary)
-        head: list[BaseMessage] = [told, *said] if told else self._prompt([*said])
-        counted = await self._counter.prompt(head)
+        told = with_summary(self._spoken(system), held.summary)
+        start: list[BaseMessage] = [told] if told else []
+        counted = await self._counter.prompt(self._prompt([*start, *said]))
         if counted is None:
             return held.turns
         turns = held.turns = await self._counted(held)
@@ -328,16 +327,18 @@ def input_of(chain: Runnable[Any, Any]) -> type[BaseModel]:
     return cast("type[BaseModel]", chain.get_input_schema())
 
 
-def _prompt_of(chain: Runnable[Any, Any]) -> Any:
-    """Return what makes the model's messages of a conversation: the chain's prompt, where it begins with one."""
+Render = Callable[[list[BaseMessage]], list[BaseMessage]]
+
+
+def _prompt_of(chain: Runnable[Any, Any]) -> tuple[Render, SystemMessage | None]:
+    """Return what makes the model's messages of a conversation, and the chain's own system prompt.
+
+    Both are known where the chain begins with a prompt.
+    """
     first = chain.first if isinstance(chain, RunnableSequence) else None
-    if not isinstance(first, ChatPromptTemplate):
-        return list[BaseMessage]
-
-    def render(messages: list[BaseMessage]) -> list[BaseMessage]:
-        return first.format_messages(messages=messages)
-
-    return render
+    if not isinstance(first, ChatPrompt):
+        return list[BaseMessage], None
+    return lambda messages: first.format_messages(messages=messages), first.system_message()
 
 
 def remembering(

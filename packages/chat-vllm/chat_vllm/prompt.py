@@ -1,9 +1,10 @@
 """The prompt in front of a chat model: a system prompt, then the conversation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, merge_message_runs
+from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel
@@ -23,6 +24,10 @@ class ChatPrompt(ChatPromptTemplate):
         """The input that a chain with this prompt in front declares."""
         return ChatInput
 
+    async def ask(self, input_: Any) -> PromptValue:
+        """As ``ainvoke``, for a run that no callback handler is told of."""
+        return await self.aformat_prompt(**self._validate_input(input_))
+
     @override
     def _validate_input(self, inner_input: Any) -> dict[str, Any]:
         return {"messages": ChatInput.model_validate(inner_input).messages}
@@ -37,6 +42,39 @@ class ChatPrompt(ChatPromptTemplate):
         """The messages that the model is asked with."""
         return request_wins(await super().aformat_messages(**kwargs))
 
+    def system_message(self) -> SystemMessage | None:
+        """The chain's own system prompt; None where it has none."""
+        said = ChatPromptTemplate.format_messages(self, messages=[])
+        return said[0] if said and isinstance(said[0], SystemMessage) else None
+
+
+class FoldedPrompt(ChatPrompt):
+    """For models that know no system role and want user and assistant in turns, as Mixtral.
+
+    What the system says stands at the beginning of the user's turn that follows; messages of one speaker in a row are
+    one message. Both as mistral-common does it.
+    """
+
+    @override
+    def format_messages(self, **kwargs: Any) -> list[BaseMessage]:
+        """The messages that the model is asked with."""
+        return folded(super().format_messages(**kwargs))
+
+    @override
+    async def aformat_messages(self, **kwargs: Any) -> list[BaseMessage]:
+        """The messages that the model is asked with."""
+        return folded(await super().aformat_messages(**kwargs))
+
+
+GAP = "\n\n"
+"""Between what the system says and what the user says."""
+
+
+def folded(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The messages with every system message in the user's turn after it, and nobody speaking twice in a row."""
+    as_user = [HumanMessage(message.content) if isinstance(message, SystemMessage) else message for message in messages]
+    return merge_message_runs(as_user, chunk_separator=GAP)
+
 
 def request_wins(messages: list[BaseMessage]) -> list[BaseMessage]:
     """Drop the chain's system prompt where the request brings one."""
@@ -44,18 +82,21 @@ def request_wins(messages: list[BaseMessage]) -> list[BaseMessage]:
     return messages[1:] if both else messages
 
 
-def chat_prompt(system_prompt: str | None, variables: Mapping[str, str] | None = None) -> ChatPrompt:
+def chat_prompt(
+    system_prompt: str | None, variables: Mapping[str, str] | None = None, *, kind: type[ChatPrompt] = ChatPrompt
+) -> ChatPrompt:
     """A prompt whose system part is a template: ``{name}`` stands for a variable, ``{{`` and ``}}`` for braces.
 
     Args:
         system_prompt: None or empty: no system message of the chain's own.
         variables: A value for every variable of the template.
+        kind: ``FoldedPrompt`` for models without a system role.
 
     Raises:
         ValueError: A variable of the template has no value.
     """
     turns: list[Any] = [("system", system_prompt)] if system_prompt else []
-    prompt = cast("ChatPrompt", ChatPrompt.from_messages([*turns, MessagesPlaceholder("messages")]))
+    prompt = cast("ChatPrompt", kind.from_messages([*turns, MessagesPlaceholder("messages")]))
     missing = sorted(set(prompt.input_variables) - {"messages"} - set(variables or {}))
     if missing:
         msg = f"The system prompt needs a value for {', '.join(missing)}; write {{{{ and }}}} for plain braces."

@@ -1,15 +1,18 @@
 """Sampling, and what else a request may ask for: ``config={"configurable": {"temperature": 0.7}}``."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import ConfigurableField, Runnable, RunnableConfig
+from langchain_core.runnables import ConfigurableField, ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.runnables.configurable import RunnableConfigurableFields
+from langchain_core.runnables.utils import get_unique_config_specs
 from langchain_core.tools import BaseTool
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
 from chat_vllm.messages import ChatOutput
@@ -48,14 +51,26 @@ class Sampling(BaseModel):
     stop: list[str] | None = Field(None, title="Stop", description="Texts that end the answer.")
 
 
+def parse_schema(value: Any) -> Any:
+    """A schema as an object, where a playground's text box gave it as JSON text; an empty box says nothing."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError as error:
+        raise PydanticCustomError("schema_json", "The schema is no JSON: {why}", {"why": str(error)}) from error
+
+
 class Options(BaseModel):
     """What a request may ask for beside sampling: fields of its body, as OpenAI and vLLM name them. None: not said."""
 
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = Field(
-        None, description="A JSON schema that the answer follows, or OpenAI's response_format."
+    response_format: Annotated[dict[str, Any] | None, BeforeValidator(parse_schema)] = Field(
+        default=None,
+        title="Answer's schema",
+        description="A JSON schema that the answer follows, or OpenAI's response_format.",
     )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -67,7 +82,9 @@ class Options(BaseModel):
     bad_words: list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_ids: bool | None = None
-    thinking: bool | None = Field(None, description="Whether a model that can reason does so before it answers.")
+    thinking: bool | None = Field(
+        None, title="Thinking", description="Whether a model that can reason does so before it answers."
+    )
 
     def arguments(self) -> dict[str, Any]:
         """As keyword arguments of ``ChatVLLM``'s methods."""
@@ -90,6 +107,14 @@ class ConfigurableChat(Fields):
     A request that changes nothing goes to the model itself; another to a copy of it that shares its connections.
     Tools and structured output bound here stay configurable (on the class of langchain-core they would not).
     """
+
+    offers: tuple[str, ...] = ()
+    """Fields of ``Options`` that the config's schema shows; the others are taken too where a config carries them."""
+
+    @property
+    @override
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        return get_unique_config_specs([*super().config_specs, *map(offered, self.offers)])
 
     @property
     def model(self) -> ChatVLLM:
@@ -141,8 +166,13 @@ class ConfigurableChat(Fields):
         return ChatOutput
 
 
-def configurable(llm: ChatVLLM, names: Sequence[str] = tuple(Sampling.model_fields)) -> ConfigurableChat:
-    """Let a request's config change these fields of ``Sampling``.
+def configurable(
+    llm: ChatVLLM,
+    names: Sequence[str] = tuple(Sampling.model_fields),
+    *,
+    offers: Sequence[str] = ("response_format",),
+) -> ConfigurableChat:
+    """Let a request's config change these fields of ``Sampling``, and show these of ``Options`` beside them.
 
     A value out of its range raises pydantic's ``ValidationError`` when the request is made.
     """
@@ -156,7 +186,28 @@ def configurable(llm: ChatVLLM, names: Sequence[str] = tuple(Sampling.model_fiel
         for name, field in Sampling.model_fields.items()
         if name in names
     }
-    return ConfigurableChat(default=llm, fields=fields)
+    return ConfigurableChat(default=llm, fields=fields, offers=tuple(offers))
+
+
+def offered(name: str) -> ConfigurableFieldSpec:
+    """A field of ``Options`` as one of a config's schema."""
+    field = Options.model_fields[name]
+    shown: Any = Field(json_schema_extra=as_text if name == "response_format" else leave_out_null)
+    annotation = Annotated[dict[str, Any] | str | None, BeforeValidator(parse_schema), shown]
+    return ConfigurableFieldSpec(
+        id=name,
+        name=field.title,
+        description=field.description,
+        annotation=annotation if name == "response_format" else Annotated[field.annotation, shown],
+        default=None,
+    )
+
+
+def as_text(schema: dict[str, Any]) -> None:
+    """Show a field as a text box: LangServe's playground has none for an object of any shape."""
+    schema.pop("anyOf")
+    schema.pop("default", None)
+    schema["type"] = "string"
 
 
 def leave_out_null(schema: dict[str, Any]) -> None:

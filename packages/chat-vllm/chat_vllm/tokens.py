@@ -59,6 +59,18 @@ class EngineTokens(BaseChatOpenAI):
             answer: Any = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
         return TokenCount(answer["count"], answer["max_model_len"])
 
+    async def arender(self, messages: Sequence[BaseMessage]) -> str:
+        """The text that the model will see of a conversation, special tokens and all: the engine's own tokens, read."""
+        with typed_errors():
+            tokens: Any = await self.root_async_client.post(
+                self._tokenize_url(), cast_to=object, body=self._conversation(messages, None)
+            )
+            url, body = self._tokenize_url().replace("/tokenize", "/detokenize"), {"model": self.model_name}
+            text: Any = await self.root_async_client.post(
+                url, cast_to=object, body={**body, "tokens": tokens["tokens"]}
+            )
+        return text["prompt"]
+
     def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         with typed_errors():
             return self.root_client.post(self._tokenize_url(), cast_to=object, body=body)

@@ -1,5 +1,6 @@
 """Sampling that a request's config changes."""
 
+import json
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ def test_the_playground_can_show_every_field(recorded: Any) -> None:
         "max_tokens": "integer",
         "seed": "integer",
         "stop": "array",
+        "response_format": "string",
     }
     assert fields["temperature"]["default"] == 0.2
     assert "default" not in fields["top_k"]
@@ -115,8 +117,23 @@ def test_the_playground_can_show_every_field(recorded: Any) -> None:
 
 def test_only_named_fields_can_be_opened(recorded: Any) -> None:
     """A chain may keep the rest for itself."""
-    llm = configurable(recorded("answer.json").llm(), ["temperature"])
+    llm = configurable(recorded("answer.json").llm(), ["temperature"], offers=[])
     assert [spec.id for spec in llm.config_specs] == ["temperature"]
+
+
+async def test_a_schema_may_come_as_text_or_as_an_object(recorded: Any) -> None:
+    """A playground's text box sends text; an empty one says nothing; what is no JSON is refused."""
+    engine = recorded("answer.json")
+    llm = configurable(engine.llm(), offers=["response_format", "thinking"])
+    schema = {"title": "city", "type": "object", "properties": {"name": {"type": "string"}}}
+    for value in (schema, json.dumps(schema)):
+        await llm.ainvoke("hi", {"configurable": {"response_format": value}})
+        assert engine.asked["response_format"]["json_schema"]["schema"] == schema
+    await llm.ainvoke("hi", {"configurable": {"response_format": " ", "thinking": False}})
+    assert "response_format" not in engine.asked
+    assert engine.asked["chat_template_kwargs"]["enable_thinking"] is False
+    with pytest.raises(ValidationError, match="no JSON"):
+        await llm.ainvoke("hi", {"configurable": {"response_format": "{"}})
 
 
 async def test_a_request_may_ask_for_more_than_sampling(recorded: Any) -> None:

@@ -61,7 +61,7 @@ def _result(told: dict[str, object]) -> Parsed:
 
 
 def _block(fields: dict[str, Any]) -> Block:
-    return Block(**{**fields, "headings": tuple(fields["headings"])})
+    return Block(fields["text"], tuple(fields["headings"]), fields["line"], fields["page"])
 
 
 async def _run(message: bytes, seconds: float) -> tuple[int, bytes]:

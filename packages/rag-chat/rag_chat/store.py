@@ -273,9 +273,8 @@ class PassageStore:
         """Do it in a thread, with the store opened; what fails is named."""
         loop = asyncio.get_running_loop()
         async with self._opening:
-            if self._client is None:
-                self._client = await loop.run_in_executor(self._threads, self._open)
-            client = self._client
+            client = self._client or await loop.run_in_executor(self._threads, self._open)
+            self._client = client
 
         def guarded() -> T:
             with _named():
@@ -347,7 +346,11 @@ def _point(source: str, entry: Entry) -> q.PointStruct:
 def _found(point: q.Record | q.ScoredPoint, score: float = 0.0) -> Found:
     said: dict[str, Any] = point.payload or {}
     place = Place(
-        said["index"], tuple(said["headings"]), line=said["line"], end_line=said["end_line"], page=said["page"]
+        said["index"],
+        tuple(said["headings"]),
+        line=said.get("line"),  # a null may come back as nothing
+        end_line=said.get("end_line"),
+        page=said.get("page"),
     )
     return Found(said["source"], Passage(said["text"], said["title"], place), score)
 

