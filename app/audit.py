@@ -25,7 +25,7 @@ FILES = 5
 class Audit(Protocol):
     """Whoever notes requests."""
 
-    def note(self, call: Call, *, status: int, outcome: str, seconds: float, content: Any = None) -> None:
+    def note(self, call: Call, *, status: int, outcome: str, seconds: float) -> None:
         """Note one that has ended."""
         ...
 
@@ -46,11 +46,9 @@ class AuditLog:
         self._listener.start()
         self._listening = True
 
-    def note(self, call: Call, *, status: int, outcome: str, seconds: float, content: Any = None) -> None:
+    def note(self, call: Call, *, status: int, outcome: str, seconds: float) -> None:
         """Write a line soon."""
         line = describe(call, status=status, outcome=outcome, seconds=seconds)
-        if content is not None:
-            line["content"] = content
         if self._dropped:
             line["lines_lost_before"] = self._dropped
         record = logging.LogRecord("audit", logging.INFO, "", 0, json.dumps(line, ensure_ascii=False), None, None)

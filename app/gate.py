@@ -19,6 +19,7 @@ from app.errors import NotAllowed, ServiceError, Unauthorized, meaning
 from app.key_limits import KeyLimits
 from app.metrics import Metrics
 from app.owner import current_owner
+from app.tracing import GenAiSpans, listeners
 from vllm_launcher.keys import Key, KeyStore
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -45,6 +46,7 @@ class Gate:
         limits: Counts what keys use; None: nobody counts.
         metrics: Are told of every call.
         audit: Is told of what models were asked.
+        spans: Listens to chat models.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Gate:
         limits: KeyLimits | None = None,
         metrics: Metrics | None = None,
         audit: Audit | None = None,
+        spans: GenAiSpans | None = None,
     ) -> None:
         self.keys = keys
+        self.spans = spans
         self._limits = limits
         self._metrics = metrics
         self._audit = audit
@@ -116,17 +120,21 @@ class Gate:
     # --- calls -------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def pass_through(self, call: Call, *, counts: bool) -> AsyncGenerator[Ending]:
+    async def pass_through(
+        self, call: Call, *, counts: bool, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Ending]:
         """Let a call in for the time of the block, and note how it ended.
 
         Args:
             call: What is known of it; ``identify`` has found its key.
             counts: It uses up the key's limits.
+            headers: Where a trace of the caller's is named.
 
         Raises:
             OverLimit: It is one too many for its key.
         """
         ending = Ending()
+        listening = listeners.set(self.spans.of(headers or {})) if self.spans is not None else None
         tokens = current_call.set(call), current_owner.set(call.key.id if call.key else current_owner.get())
         try:
             async with self._counted(call, counts=counts):
@@ -143,6 +151,8 @@ class Gate:
             ending.outcome = "left"
             raise
         finally:
+            if listening is not None:
+                listeners.reset(listening)
             current_owner.reset(tokens[1])
             current_call.reset(tokens[0])
             self._note(call, ending)

@@ -20,6 +20,7 @@ from app.call import Call
 from app.errors import NotAllowed, ServiceError, TooLarge, Unauthorized
 from app.gate import SESSION_COOKIE, Ending, Gate, request_id
 from app.guard import HEADERS
+from app.protocols.relay import DIRECT
 from app.protocols.shapes import shape_of
 from app.responses import LEFT, respond
 from app.settings import Limits
@@ -85,10 +86,12 @@ class Guard:
             response = self._refusal(error, scope, headers, path) or render(error, scope, path)
             await response(scope, receive, answer.send)
             return
+        if DIRECT in scope:
+            scope[DIRECT] = answer.direct(scope[DIRECT])
         with answer.watched(scope):
             try:
                 counts = method not in SAFE
-                async with self._gate.pass_through(call, counts=counts) as ending:
+                async with self._gate.pass_through(call, counts=counts, headers=headers) as ending:
                     await self._app(scope, receive, answer.send)
                     _judge(ending, answer, call, noted=counts or call.protocol != PAGES)
             except ServiceError as error:
@@ -199,19 +202,33 @@ class Answer:
         Raises:
             TooLarge: Once, when the answer is too large or takes too long; the stream may still say so.
         """
-        if message["type"] == "http.response.body":
-            now = self._waiting_since = time.monotonic()
-            self._left -= len(message.get("body", b""))
-            if (self._left < 0 or now > self._deadline) and not self._told:
-                self._stop()
-            await self._send(message)
-            self._waiting_since = 0.0
-            if not message.get("more_body", False):
-                self.complete = True
-            return
         if message["type"] == "http.response.start":
             self._begin(message)
+            await self._send(message)
+            return
+        self._look(message)
         await self._send(message)
+        self._waiting_since = 0.0
+        if not message.get("more_body", False):
+            self.complete = True
+
+    def direct(self, send: Send) -> Send:
+        """Return the way of pieces that pass the other middlewares by (``app/protocols/relay.py``), watched too."""
+
+        async def send_watched(message: Message) -> None:
+            self._look(message)
+            await send(message)
+            self._waiting_since = 0.0
+
+        return send_watched
+
+    def _look(self, message: Message) -> None:
+        """Count a piece, before it is sent; what is noted of it is read by one timer an answer."""
+        now = self._waiting_since = time.monotonic()
+        self._left -= len(message.get("body", b""))
+        if (self._left < 0 or now > self._deadline) and not self._told:
+            self._waiting_since = 0.0
+            self._stop()
 
     def _begin(self, message: Message) -> None:
         self.status = message["status"]

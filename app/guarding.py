@@ -1,9 +1,11 @@
 """Puts the guard together from the settings: keys, limits, metrics, audit log, lines. Nothing here decides."""
 
+import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx2
 from fastapi import FastAPI
@@ -18,13 +20,16 @@ from app.key_limits import FILE_NAME, KeyLimits
 from app.metrics import Metrics
 from app.migration_metrics import MigrationMetrics
 from app.passage import Passages
-from app.settings import Settings
+from app.settings import Settings, wants_telemetry
 from app.table import ServerTable
 from app.web import login
 from app.web.assets import links, templates
 from app.wires import Wires
 from vllm_launcher.keys import KeyStore
 from vllm_launcher.registry import ModelSpec, Registry
+
+if TYPE_CHECKING:
+    from app.telemetry import Telemetry
 
 GRPC_WORK = ("Chat", "StreamChat", "ModelInfer", "ModelStreamInfer")
 """Methods of gRPC that use up a key's limits."""
@@ -43,6 +48,7 @@ class Guarding:
     audit: AuditLog | None
     places: dict[str, int]
     """Requests that each model's engine is sent at once."""
+    telemetry: "Telemetry | None" = None
     page: metrics_page.Page | None = None
 
     def serve(self, registry: Registry) -> None:
@@ -108,6 +114,8 @@ class Guarding:
             if self.page is not None and settings.metrics_port is not None:
                 own = metrics_page.own_port(self.page, settings.metrics_host, settings.metrics_port)
                 await stack.enter_async_context(own)
+            if self.telemetry is not None:
+                stack.push_async_callback(asyncio.to_thread, self.telemetry.close)
             if self.audit is not None:
                 stack.callback(self.audit.close)
             if self.gate.keys is not None:
@@ -128,11 +136,19 @@ def create_guarding(settings: Settings, table: ServerTable) -> Guarding:
     keys, limits = open_keys(settings)
     metrics = Metrics(lambda: table.models) if settings.metrics else None
     audit = AuditLog(settings.audit_log) if settings.audit_log is not None else None
+    telemetry = open_telemetry() if wants_telemetry() else None
     places: dict[str, int] = {}
     line = settings.limits
     return Guarding(
         settings=settings,
-        gate=Gate(keys=keys, limits=limits, metrics=metrics, audit=audit),
+        gate=Gate(
+            keys=keys,
+            limits=limits,
+            metrics=metrics,
+            audit=audit,
+            spans=telemetry.spans if telemetry is not None else None,
+        ),
+        telemetry=telemetry,
         wires=Wires(lambda: table.models),
         admission=Admission(
             lambda model: places.get(model, settings.engine_sequences),
@@ -145,6 +161,13 @@ def create_guarding(settings: Settings, table: ServerTable) -> Guarding:
         audit=audit,
         places=places,
     )
+
+
+def open_telemetry() -> "Telemetry":
+    """Return the exporters; importing them takes a while, so nobody does without need."""
+    from app.telemetry import Telemetry  # noqa: PLC0415 -- see above
+
+    return Telemetry()
 
 
 def open_keys(settings: Settings) -> tuple[KeyStore | None, KeyLimits | None]:

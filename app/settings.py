@@ -204,8 +204,6 @@ class Settings(BaseSettings):
     """Other sites whose pages may call the service, separated by commas: ``https://app.example.com``."""
     audit_log: Path | None = None
     """A file with a line of JSON for each request: who, which model, how many tokens, how it ended."""
-    audit_content: bool = False
-    """Write prompts and answers into the audit log too."""
     metrics: bool = True
     """Measure requests and answer ``/metrics``."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
@@ -258,6 +256,13 @@ class Settings(BaseSettings):
         """The certificate and the key that gRPC shows."""
         own = self.grpc_certificate, self.grpc_key
         return own if any(own) else (self.tls_cert, self.tls_key)
+
+
+def wants_telemetry() -> bool:
+    """Whether OpenTelemetry's variables name a collector (``OTEL_EXPORTER_OTLP_ENDPOINT``), and do not disable it."""
+    told = os.environ  # noqa: TID251 -- this is the module that may
+    named = any(told.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT") for part in ("", "TRACES_", "METRICS_"))
+    return named and told.get("OTEL_SDK_DISABLED", "").lower() != "true"
 
 
 def read_secret(name: str) -> str | None:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from PIL import Image
 
-from tests.process.test_app_process import (
+from tests.process.app_process import (
     DEADLINE,
     App,
     EndlessEngine,
