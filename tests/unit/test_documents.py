@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ RIVERS = "# Rivers\n\n## Elbe\nThe Elbe flows through Dresden.\n\n## Rhine\nThe 
 
 def embed(body: Mapping[str, Any]) -> tuple[int, Any]:
     """An answer of the pooling server: texts that share letters are near."""
-    texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+    given: Any = body["input"]
+    texts: list[str] = [given] if isinstance(given, str) else given
     vectors = [[1.0 + text.lower().count(letter) for letter in "abcdefghijklmnop"] for text in texts]
     data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
     return 200, {"object": "list", "model": EMBEDDER, "data": data, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
@@ -62,7 +63,7 @@ def told(folder: Path, **documents: Any) -> Settings:
 @asynccontextmanager
 async def serving(
     folder: Path, engine: httpx2.AsyncBaseTransport | None = None, *, up: bool = True, **documents: Any
-) -> AsyncIterator[httpx.AsyncClient]:
+) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of an app that keeps documents in ``folder``; the embedding model is ready unless told otherwise."""
     launcher = ScriptedLauncher(server(), server("ready" if up else "failed", model=EMBEDDER, served_name=EMBEDDER))
     app = create_app(told(folder, **documents), launcher=launcher, connections=engine or ScriptedEngine(reply))

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from app.web.cards import LABELS
 from app.web.home import create_router
 from vllm_launcher.progress import Progress
-from vllm_launcher.registry import ChainRef, Metadata, ModelSpec, Registry
+from vllm_launcher.registry import Metadata, ModelSpec, Registry
 from vllm_launcher.status import LauncherStatus, ServerStatus
 
 HOSTILE = "</code></script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}"
@@ -58,7 +58,7 @@ def spec(model: str = "smollm2", **fields: object) -> ModelSpec:
         {
             "id": model,
             "source": {"type": "path", "path": "weights"},
-            "chain": ChainRef(package="smollm2_chat"),
+            "chain": {"package": "smollm2_chat"},
             "metadata": Metadata(display_name="SmolLM2", description="Small and real.", tags=["cpu"]),
             **fields,
         }

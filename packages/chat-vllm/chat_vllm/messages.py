@@ -74,6 +74,8 @@ def convert(message: Mapping[str, Any]) -> BaseMessage:
         return convert_to_messages([dict(message)])[0]
     except (KeyError, TypeError, ValueError, NotImplementedError) as error:
         raise PydanticCustomError("message", "Not a message: {why}", {"why": str(error)}) from error
+    except AttributeError as error:  # langchain-core takes its parts for what they should be
+        raise PydanticCustomError("message_part", "Not a message: a part of it is of another kind.") from error
 
 
 def not_empty(messages: list[AnyMessage]) -> list[AnyMessage]:
