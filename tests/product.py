@@ -168,7 +168,7 @@ def only(folder: Path, *models: str, **changes: Any) -> Path:
     """A list of models in ``folder`` with these entries of the product's own, with changes; the first comes first."""
     entries = {entry["id"]: entry for entry in json.loads((ROOT / "models.json").read_text())["models"]}
     for entry in entries.values():
-        if entry["source"]["type"] == "path":
+        if entry.get("source", {}).get("type") == "path":
             entry["source"]["path"] = str(ROOT / entry["source"]["path"])
     path = folder / "models.json"
     path.write_text(json.dumps({"models": [entries[model] | changes for model in models]}))
