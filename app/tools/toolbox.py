@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.tools import BaseTool
-from langchain_mcp_adapters.client import MultiServerMCPClient
 from tools_agent import RunLimits, ToolsUnavailable
 
 from app.settings import read_secret
 from vllm_launcher.registry.entries import McpServer, McpUrl, ModelSpec
+
+if TYPE_CHECKING:
+    from langchain_mcp_adapters.client import MultiServerMCPClient
 
 GROUP = "langserve_vllm.tools"
 """Entry points: each a BaseTool, a list of them, or a function that returns one of these."""
@@ -43,9 +45,7 @@ class Toolbox:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._named = [*named]
-        self._client = MultiServerMCPClient(
-            {name: _connection(server) for name, server in servers.items()}, tool_name_prefix=True
-        )
+        self._client = _client(servers) if servers else None
         self._servers = tuple(servers)
         self._patience = patience
         self._now = now
@@ -71,11 +71,19 @@ class Toolbox:
         return self._loaded
 
     async def _ask(self, name: str) -> list[BaseTool]:
+        client = self._client
+        assert client, "only servers are asked"  # noqa: S101 -- for the types
         try:
             async with asyncio.timeout(self._patience):
-                return await self._client.get_tools(server_name=name)
+                return await client.get_tools(server_name=name)
         except Exception as error:
             raise ToolsUnavailable(f"The MCP server '{name}' does not answer.", "Is it running?") from error
+
+
+def _client(servers: Mapping[str, McpServer]) -> "MultiServerMCPClient":
+    from langchain_mcp_adapters.client import MultiServerMCPClient  # noqa: PLC0415 -- a quarter of a second, for few
+
+    return MultiServerMCPClient({name: _connection(server) for name, server in servers.items()}, tool_name_prefix=True)
 
 
 def _connection(server: McpServer) -> Any:
