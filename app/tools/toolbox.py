@@ -33,6 +33,7 @@ class Toolbox:
     Args:
         named: Tools that are there already.
         servers: MCP servers by name; their tools carry it in front.
+        patience: Seconds for a server to tell its tools.
         now: Tells seconds.
     """
 
@@ -40,11 +41,13 @@ class Toolbox:
         self,
         named: Sequence[BaseTool],
         servers: Mapping[str, McpServer],
+        patience: float = MCP_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._named = [*named]
         self._client = _client(servers) if servers else None
         self._servers = tuple(servers)
+        self._patience = patience
         self._now = now
         self._loading = asyncio.Lock()
         self._loaded: list[BaseTool] = self._named
@@ -71,7 +74,7 @@ class Toolbox:
         client = self._client
         assert client, "only servers are asked"  # noqa: S101 -- for the types
         try:
-            async with asyncio.timeout(MCP_SECONDS):
+            async with asyncio.timeout(self._patience):
                 return await client.get_tools(server_name=name)
         except Exception as error:
             raise ToolsUnavailable(f"The MCP server '{name}' does not answer.", "Is it running?") from error
@@ -91,8 +94,8 @@ def _connection(server: McpServer) -> Any:
     return {"transport": "stdio", "command": server.command, "args": list(server.args), "env": dict(server.env) or None}
 
 
-def toolbox_of(spec: ModelSpec, included: Included) -> Toolbox:
-    """Return the tools that an entry names.
+def toolbox_of(spec: ModelSpec, included: Included, patience: float = MCP_SECONDS) -> Toolbox:
+    """Return the tools that an entry names. ``patience``: seconds for an MCP server to tell its own.
 
     Raises:
         ValueError: There is no such tool, or it cannot be made.
@@ -109,7 +112,7 @@ def toolbox_of(spec: ModelSpec, included: Included) -> Toolbox:
             named.extend(_loaded(installed[name]))
         else:
             raise ValueError(f"there is no tool '{name}': there are {', '.join(sorted({*included, *installed}))}")
-    return Toolbox(named, chain.mcp_servers)
+    return Toolbox(named, chain.mcp_servers, patience)
 
 
 def _loaded(point: EntryPoint) -> list[BaseTool]:

@@ -253,14 +253,24 @@ class PassageStore:
     async def search(self, collection: str, dense: Sequence[float], words: Sparse, limit: int) -> list[Found]:
         """Return the best passages: by meaning and by words, fused by their ranks (reciprocal rank fusion).
 
+        Args:
+            collection: Where to search.
+            dense: The question's embedding; empty to search by words alone.
+            words: The question's words; empty to search by meaning alone.
+            limit: Passages.
+
         Raises:
             UnknownDocument: There is no such collection.
         """
         await self._require(collection)
         only, candidates = _match(kind="passage"), max(CANDIDATES, 2 * limit)
-        halves = [q.Prefetch(query=list(dense), using=DENSE, limit=candidates, filter=only)]
+        halves: list[q.Prefetch] = []
+        if dense:
+            halves.append(q.Prefetch(query=list(dense), using=DENSE, limit=candidates, filter=only))
         if words:
             halves.append(q.Prefetch(query=_sparse(words), using=WORDS, limit=candidates, filter=only))
+        if not halves:
+            return []
         answer = await self._call(
             lambda client: client.query_points(
                 collection, prefetch=halves, query=q.FusionQuery(fusion=q.Fusion.RRF), limit=limit, with_payload=True
