@@ -97,7 +97,8 @@ def describe(server: ServerStatus) -> str:
         return server.phase
     phase = "" if server.phase == server.state else server.phase
     doing = " ".join(part for part in (phase, amount(server.progress)) if part)
-    return f"{doing} (it failed: {server.reason})" if server.state == "starting" and server.reason else doing
+    waits = server.state == "starting" and server.pid is None  # for its next attempt
+    return f"{doing} (it failed: {server.reason})" if doing and waits and server.reason else doing
 
 
 def amount(progress: Progress | None) -> str:

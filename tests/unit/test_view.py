@@ -79,6 +79,7 @@ def test_a_server_that_waits_for_its_restart_tells_why() -> None:
         model="m", served_name="m", state="starting", phase="waiting 2 s before restart 2", reason="Out of memory."
     )
     assert line(again) == "m: starting - waiting 2 s before restart 2 (it failed: Out of memory.)"
+    assert line(again.model_copy(update={"phase": "", "pid": 7})) == "m: starting"
 
 
 def test_no_name_is_cut_off() -> None:
