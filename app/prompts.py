@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.chains import EngineAccess, build_chain, build_chat_model
 from app.errors import Refused, UnknownModel
-from app.guard import read_json
+from app.guard.bodies import read_json
 from app.responses import invalid, named_errors
 from app.settings import Settings
 from vllm_launcher.registry import ModelSpec, Registry

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput, ShuttingDown
-from app.guard import CallerLeft, parse_json, parse_preferences, while_wanted
+from app.guard.bodies import CallerLeft, parse_json, parse_preferences, while_wanted
 from app.shutdown import Shutdown
 from tests.unit.scripted import SOON
 
