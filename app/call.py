@@ -21,6 +21,8 @@ class Call:
     route: str
     """Method and path."""
     key: Key | None = None
+    lent: set[str] = field(default_factory=set[str])
+    """Ids of models that its chain needs beside its own, whether or not the key is for them."""
     model: str = ""
     """The registry's id, once something asked for its server."""
     started: float = field(default_factory=time.perf_counter)
@@ -50,7 +52,14 @@ current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
 def may_use(model: str) -> bool:
     """Whether the key of the request under way may use a model; True outside of one, and where no key is asked for."""
     call = current_call.get()
-    return call is None or call.key is None or call.key.allows(model)
+    return call is None or call.key is None or call.key.allows(model) or model in call.lent
+
+
+def lend(model: str) -> None:
+    """Let the chain of the request under way use a model that it needs, whatever its key is for."""
+    call = current_call.get()
+    if call is not None:
+        call.lent.add(model)
 
 
 def note_model(model: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rag_chat import File
+from rag_chat.retriever import By
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -49,6 +50,7 @@ class Search(BaseModel):
 
     query: Annotated[str, Field(min_length=1, max_length=4000)]
     limit: Annotated[int, Field(ge=1, le=50)] = 5
+    by: By = "both"
 
 
 class BoundedRequest(Request):

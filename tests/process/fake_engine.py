@@ -160,6 +160,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"data: [DONE]\n\n")
                 leave(0)
             time.sleep(PACE)
+        self.event({"choices": [{"delta": {}, "finish_reason": "length"}]})
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 
