@@ -18,11 +18,14 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from app.errors import ShuttingDown
+from app.gate import request_id
 from app.grpc_errors import status_code, trailing_metadata
 from app.protocols.shapes import sentence
 from app.responses import name_error
 from app.shutdown import Shutdown
 
+REQUEST_ID = "x-request-id"
+"""In the caller's metadata its wish; at the end of every call the id that stands in the logs."""
 MARGIN = 0.5
 """Seconds before a call's deadline at which waiting for a model ends, so that the answer says what was waited for."""
 
@@ -101,6 +104,8 @@ class Calls:
         self, name: str, answer: Callable[..., Any], request: Any, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> Any:
         metadata = read_metadata(context.invocation_metadata())
+        identity = metadata[REQUEST_ID] = request_id(metadata.get(REQUEST_ID))
+        cast("Any", context).set_trailing_metadata(((REQUEST_ID, identity),))  # missing in its types
         admit = admit_all if name in self._open else self._admit
         try:
             async with until_deadline(self._shutdown), admit(name, metadata) as owner:
@@ -109,7 +114,8 @@ class Calls:
             raise
         except Exception as error:  # noqa: BLE001 -- named, and told in gRPC's way
             named = name_error(error)
-            await context.abort(status_code(named), sentence(named), trailing_metadata(named))
+            trailing = (*trailing_metadata(named), (REQUEST_ID, identity))  # these take the place of those set before
+            await context.abort(status_code(named), sentence(named), trailing)
 
 
 @contextlib.asynccontextmanager

@@ -108,6 +108,8 @@ def _children(value: Any) -> Iterable[Any]:
             return _members(cast("dict[str, Any]", value))
         case list():
             return cast("list[Any]", value)
+        case int() if not -(2**63) <= value < 2**64:  # what JSON of other languages, and orjson, can hold
+            raise InvalidInput("The body holds a whole number of more than 64 bits.", param="body")
         case float() if not math.isfinite(value):
             raise InvalidInput("The body holds a number too large for anybody.", param="body")
         case str() if not value.isascii():

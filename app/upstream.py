@@ -7,6 +7,7 @@ import httpx2
 import openai
 from chat_vllm import NotAnAnswerError
 from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
+from pydantic import ValidationError
 from rag_chat import errors as retrieval
 from tools_agent import errors as tools_agent
 
@@ -30,6 +31,8 @@ from app.errors import (
     scrub,
 )
 
+CONFIGURED = frozenset({"Options", "Sampling"})
+"""What ``chat_vllm`` checks of a request's configuration: pydantic's names of the models."""
 _OVERFLOW_PARAMS = frozenset({"input_tokens", "input_text"})
 _OVERFLOW_SIGNS = ("maximum context length", "maximum model length")
 
@@ -66,7 +69,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911, C901 -- a table
+def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911, PLR0912, C901 -- a table
     """Return the meaning of one link of the chain, or None where a deeper one knows more."""
     match error:
         case ServiceError():
@@ -85,6 +88,8 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911, C901 
             return _stream_error(error)
         case ModelInvalidRequestError():  # of a model of ours; the engine's are openai's too
             return Refused(_sentence(error))
+        case ValidationError() if error.title in CONFIGURED:
+            return _misconfigured(error)
         case NotAnAnswerError():
             return EngineFailed("The engine's answer is not of the kind that was asked for.")
         case httpx2.HTTPError():
@@ -93,6 +98,13 @@ def _known(error: BaseException) -> ServiceError | None:  # noqa: PLR0911, C901 
             return EngineTimeout("The engine did not answer in time.")
         case _:
             return None
+
+
+def _misconfigured(error: ValidationError) -> InvalidInput:
+    """A configuration that the chain itself has refused: LangServe looks at its schema alone."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, ("config", "configurable", *first["loc"])))
+    return InvalidInput(f"{place}: {scrub(first['msg'])}", param=place)
 
 
 def _retrieval(error: retrieval.RetrievalError) -> ServiceError:

@@ -154,7 +154,9 @@ def start(
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment(LANGSERVE_VLLM_RUN=str(run_dir), **env, **{MARK: mark}),
+            env=environment(
+                LANGSERVE_VLLM_RUN=str(run_dir), LANGSERVE_VLLM_DATA=str(run_dir / "data"), **env, **{MARK: mark}
+            ),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

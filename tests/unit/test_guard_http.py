@@ -118,6 +118,21 @@ async def test_what_tells_nothing_is_answered_without_a_key(service: Guarded, pa
     assert (await service.client.get(path)).status_code == 200
 
 
+async def test_a_picture_is_shown_to_who_has_its_address(tmp_path: Path) -> None:
+    """Its name is the secret; nothing else below ``/pictures/`` is answered, and nothing can be done to it."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    name = f"{'a' * 32}.png"
+    (pictures / name).write_bytes(b"PNG")
+    async with guarded(tmp_path, pictures=pictures) as service:
+        shown = await service.client.get(f"/pictures/{name}")
+        assert (shown.status_code, shown.content) == (200, b"PNG")
+        assert (await service.client.get(f"/pictures/{'b' * 32}.png")).status_code == 404
+        for other in ("a.png", "", f"{name}/invoke", "../models", "input_schema"):
+            assert (await service.client.get(f"/pictures/{other}")).status_code == 401
+        assert (await service.client.delete(f"/pictures/{name}")).status_code == 405
+
+
 async def test_not_ready_names_no_model_without_a_key(tmp_path: Path) -> None:
     """A load balancer needs the status alone."""
     fields = {"keys": tmp_path / "keys.sqlite", "require_keys": True}

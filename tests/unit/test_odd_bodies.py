@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from tests.unit.offering import CITY, DRAWS, EMBEDS, PICTURE, PIXEL, QUESTION, SEES, Offering, replies
-from tests.unit.scripted import MODEL, answer
+from tests.unit.offering import CITY, DRAWS, EMBEDS, PICTURE, PIXEL, QUESTION, SEES, Offering
+from tests.unit.scripted import MODEL, ScriptedEngine, Stream, answer, chunk
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # langserve's own
 
@@ -18,6 +18,14 @@ BLOCKS = [
     {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}},
     {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "x"}]},
 ]
+ASKED: dict[str, Any] = {
+    "messages": [
+        {"type": "human", "content": [{"type": "text", "text": "a"}]},
+        {"type": "ai", "content": "", "tool_calls": [{"type": "tool_call", "id": "a", "name": "f", "args": {}}]},
+        {"type": "tool", "tool_call_id": "a", "content": "x"},
+    ]
+}
+CONFIG = {"configurable": {"temperature": 1, "response_format": CITY}, "tags": ["a"], "metadata": {"a": "b"}}
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         "model": MODEL,
@@ -65,6 +73,20 @@ GOOD: dict[str, dict[str, Any]] = {
     f"/models/{SEES}": {"inputs": {"images": [PIXEL], "text": "a"}, "parameters": {"temperature": 1}},
     f"/models/{EMBEDS}": {"inputs": ["a"], "truncate": True},
     f"/models/{DRAWS}": {"inputs": "a", "parameters": {"width": 8, "height": 8}},
+    **{f"/{MODEL}/{way}": {"input": ASKED, "config": CONFIG} for way in ("invoke", "stream")},
+    f"/{MODEL}/batch": {"inputs": [ASKED], "config": CONFIG},
+    f"/models/{MODEL}/prompt": ASKED,
+    f"/v2/models/{MODEL}/infer": {
+        "id": "a",
+        "inputs": [
+            {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["a"]},
+            {"name": "sampling_parameters", "datatype": "BYTES", "shape": [1], "data": ['{"max_tokens": 5}']},
+        ],
+        "outputs": [{"name": "text_output", "parameters": {"binary_data": False}}],
+        "parameters": {"max_tokens": 5, "session_id": "a"},
+    },
+    f"/v2/models/{MODEL}/generate": {"text_input": "a", "parameters": {"max_tokens": 5}},
+    "/documents/a/search": {"query": "a", "k": 1},
 }
 ODD: tuple[Any, ...] = (None, -1, 2**70, 1.5, "\x00", [[]], [None], {"": {}}, {"type": 5})
 
@@ -85,13 +107,56 @@ def variants(value: Any) -> Iterator[Any]:
             yield from ([*value[:index], odd, *value[index + 1 :]] for odd in variants(part))
 
 
+def talks(whole: dict[str, Any]) -> ScriptedEngine:
+    """Return an engine that answers in one piece, or in two where a stream is asked for."""
+    return ScriptedEngine(
+        lambda body: Stream([chunk("x"), chunk("", "stop"), "[DONE]"]) if body.get("stream") else (200, whole)
+    )
+
+
+BROKEN = {
+    "no UTF-8": b'{"model": "\xff\xfe"}',
+    "deep": b"[" * 100_000,
+    "deep and whole": b'{"input": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "beyond floats": b'{"input": 1e400, "model": "tiny", "messages": 1e400}',
+    "beyond 64 bits": b'{"input": 99999999999999999999, "max_tokens": -9999999999999999999}',
+    "thousands of digits": b'{"n": ' + b"9" * 10_000 + b"}",
+    "NUL": b'{"model": "tiny\x00", "input": "\\u0000"}',
+    "NUL bytes": b"\x00" * 64,
+    "half a character": b'{"model": "\\ud800", "input": "\\udfff", "inputs": ["\\ud800"]}',
+    "NaN": b'{"model": "tiny", "temperature": NaN, "input": -Infinity}',
+    "cut off": b'{"model": "tiny", "messages": [',
+    "nothing": b"",
+    "null": b"null",
+    "a number": b"5",
+}
+
+
 @pytest.mark.parametrize("path", GOOD)
+async def test_broken_bodies_are_answered_with_what_is_wrong(
+    path: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Bytes that are no JSON, or JSON that nobody can use: a 4xx with a sentence."""
+    stage, wrong = Offering(tmp_path_factory.mktemp("app")), list[Any]()
+    async with stage.client(
+        talks(answer("x") | {"count": 1, "max_model_len": 9, "tokens": [1], "prompt": "x"})
+    ) as client:
+        for name, body in BROKEN.items():
+            response = await client.post(path, content=body, headers={"content-type": "application/json"})
+            if not 400 <= response.status_code < 500 or "error" not in response.json():
+                wrong.append((name, response.status_code, response.text[:200]))
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", [path for path in GOOD if not path.startswith((f"/{MODEL}/", f"/models/{MODEL}"))])
 async def test_odd_bodies_are_answered_with_what_is_wrong(path: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each part of a good body replaced by each odd value: 200 or a 4xx with a sentence."""
     stage = Offering(tmp_path_factory.mktemp("app"))
     said = answer("{}")
     said["choices"][0]["text"] = "x"
-    engine = replies({**said, "data": [{"embedding": [1.0], "b64_json": PIXEL}], "count": 1})
+    whole = {**said, "data": [{"embedding": [1.0], "b64_json": PIXEL}], "count": 1, "max_model_len": 9}
+    whole |= {"tokens": [1], "prompt": "x"}
+    engine = talks(whole)
     wrong: list[Any] = []
     async with stage.client(engine) as client:
         for body in variants(GOOD[path]):
