@@ -468,7 +468,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     (DRAW, {**DRAWN, "size": 32}, 400, "size"),
     (DRAW, {**DRAWN, "num_inference_steps": 0}, 400, "num_inference_steps"),
     (DRAW, {**DRAWN, "guidance_scale": -1}, 400, "guidance_scale"),
-    (DRAW, {**DRAWN, "seed": 2**64}, 400, "seed"),
+    (DRAW, {**DRAWN, "seed": 2**63}, 400, "seed"),
     (DRAW, {**DRAWN, "output_format": "exe"}, 400, "output_format"),
     (DRAW, {**DRAWN, "prompt": ["a"]}, 400, "prompt"),
     (DRAW, {**DRAWN, "prompt": " "}, 400, "prompt"),
