@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from app.errors import NotAllowed, ServiceError, Unauthorized, meaning
 from app.guard.audit import Audit
-from app.guard.call import Call, current_call, may_use
+from app.guard.call import Call, current_call, may_use, note_model
 from app.guard.key_limits import KeyLimits
 from app.guard.owner import current_owner
 from app.telemetry.metrics import Metrics
@@ -115,6 +115,7 @@ class Gate:
             NotAllowed: It may not.
         """
         if not may_use(model):
+            note_model(model)
             raise NotAllowed(f"This API key may not use the model '{model}'.", param="model")
 
     # --- calls -------------------------------------------------------------------------------
@@ -172,6 +173,8 @@ class Gate:
 
     def _note(self, call: Call, ending: Ending) -> None:
         seconds = time.perf_counter() - call.started
+        if ending.outcome == "error":
+            call.model = call.model or call.named
         if self._metrics is not None:
             self._metrics.ended(call, ending.outcome, seconds)
         if self._audit is not None and ending.noted:

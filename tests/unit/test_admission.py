@@ -78,6 +78,19 @@ async def test_an_owner_with_many_requests_does_not_hold_up_another() -> None:
     assert callers.served == ["a", "a", "b", "c", "a", "b", "a"]
 
 
+async def test_a_hundred_waiting_requests_do_not_starve_another() -> None:
+    """Whoever comes last with one is served after the one under way, not after the hundred."""
+    before = line(longest=128)
+    callers = Callers(before)
+    for _ in range(101):
+        await callers.come("many")
+    await callers.come("one")
+    for _ in range(2):
+        await callers.leave()
+    assert "one" in callers.served[:3]
+    assert before.waiting == 99
+
+
 async def test_a_full_line_refuses_a_newcomer_and_says_when_to_come_back() -> None:
     """429 with Retry-After, never an endless line."""
     before = line(longest=2)
