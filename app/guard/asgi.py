@@ -20,7 +20,7 @@ from app.errors import NotAllowed, ServiceError, TooLarge, Unauthorized
 from app.guard.bodies import HEADERS
 from app.guard.call import Call
 from app.guard.gate import SESSION_COOKIE, Ending, Gate, request_id
-from app.guard.wires import PAGES, Wires
+from app.guard.wires import PAGES, Wires, is_probe
 from app.images.gallery import NAME, PREFIX
 from app.protocols.relay import DIRECT
 from app.protocols.shapes import shape_of

@@ -20,7 +20,7 @@ from app.guard.key_limits import FILE_NAME, KeyLimits
 from app.guard.passage import Passages
 from app.guard.wires import Wires
 from app.settings import Settings, wants_telemetry
-from app.telemetry.exporters import page as metrics_page
+from app.telemetry import page as metrics_page
 from app.telemetry.metrics import Metrics
 from app.telemetry.migration_metrics import MigrationMetrics
 from app.web import login
