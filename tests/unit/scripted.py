@@ -206,6 +206,7 @@ def settings(folder: Path, **fields: Any) -> Settings:
         "wait_ready": 0,
         "stream_hold": SOON,
         "drain": 0,
+        "rehearse": False,
         "hosts": ("test",),
     }
     return Settings(**{**usual, **fields})
