@@ -42,6 +42,7 @@ from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
+from app.rehearsal import Rehearsals, Rehearsed, prompt_of, rehearse_files
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
@@ -112,6 +113,7 @@ def create_app(
         "follow the launcher": table.follow,
         "sweep sessions": partial(sessions.sweep, store),
         "ingest documents": queue.run,
+        **({"rehearse prompts": Rehearsals(access, lambda: served.rehearsed).run} if settings.rehearse else {}),
     }
     app = FastAPI(
         title="langserve-vllm",
@@ -176,6 +178,17 @@ class Served:
         self._registry: Registry | None = None
         self._built: dict[str, Built] = {}
 
+    @property
+    def rehearsed(self) -> list[Rehearsed]:
+        """What engines are to render dry: the prompts in front of their own chat templates."""
+        served = [each.served for each in self._built.values()]
+        prompts_of = [(each.spec, prompt_of(each.chain)) for each in served if each.spec.chain]
+        return [
+            Rehearsed(spec, prompt, self._settings.models)
+            for spec, prompt in prompts_of
+            if prompt is not None and spec.chain is not None and not spec.chain.chat_template
+        ]
+
     def build(self, registry: Registry) -> dict[str, "Built"]:
         """Return every model as it will be served; imports packages, so it takes a while.
 
@@ -207,6 +220,8 @@ class Served:
     def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
         around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
         chain = build_chain(spec, access) if spec.chain else None
+        if (prompt := prompt_of(chain)) is not None and access.registry is not None:
+            rehearse_files(Rehearsed(spec, prompt, self._settings.models), access.registry)
         routes = langserve.create_routes(spec, chain, around) if chain is not None else None
         return Built(serve_model(spec, chain, access), routes)
 
@@ -227,7 +242,8 @@ class Served:
         app.router.routes.extend(self._fixed)
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
-        app.include_router(prompts.create_router(registry, self._access, self._settings))
+        known = replace(self._access, registry=registry)
+        app.include_router(prompts.create_router(self._catalogue, known, self._settings))
         bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
         for each in routes.values():
             bodies.update(each.bodies)

@@ -206,6 +206,7 @@ def settings(folder: Path, **fields: Any) -> Settings:
         "wait_ready": 0,
         "stream_hold": 60,  # no test depends on how fast the machine is
         "drain": 0,
+        "rehearse": False,
         "hosts": ("test",),
     }
     return Settings(**{**usual, **fields})
