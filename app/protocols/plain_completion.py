@@ -8,10 +8,10 @@ import httpx2
 from langchain_core.messages import AIMessage, AIMessageChunk
 
 from app.catalogue import Choice
-from app.engine_line import EngineLine
+from app.engines.line import EngineLine
+from app.engines.upstream import translate_answer
 from app.errors import EngineDied, EngineFailed
 from app.protocols.chat_request import ChatRequest
-from app.upstream import translate_answer
 
 PATH = "/completions"
 FOREIGN = ("tools", "tool_choice", "parallel_tool_calls", "thinking", "top_logprobs", "session_id")

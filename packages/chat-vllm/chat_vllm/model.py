@@ -73,7 +73,7 @@ class Answer(Protocol):
 
 
 class Engine(Protocol):
-    """A way to an engine that costs less than the openai SDK's: ``app/engine.py`` has one."""
+    """A way to an engine that costs less than the openai SDK's: ``app/engines/engine.py`` has one."""
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a JSON body to ``path`` below ``/v1`` and return the answer once its status is there."""

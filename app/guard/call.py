@@ -25,6 +25,8 @@ class Call:
     """Ids of models that its chain needs beside its own, whether or not the key is for them."""
     model: str = ""
     """The registry's id, once something asked for its server."""
+    named: str = ""
+    """The one that the path names, where it does: a request that fails before is noted with it."""
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
     """When the first token of a stream came from an engine."""

@@ -15,6 +15,8 @@ PREFIXES = (
 )
 """The first that fits. A protocol adds its line, as in ``app/protocols/shapes.py``."""
 OWN = frozenset({"/models/events"})
+PROBES = frozenset({"/health", "/ready"})
+PROBES_BELOW = ("/v2/health/", "/v2/models/", "/models/")
 
 
 class Wires:
@@ -38,3 +40,16 @@ class Wires:
                 return name
         first = path.split("/", 2)[1] if path.startswith("/") else ""
         return LANGSERVE if first in self._models() else PAGES
+
+    def model(self, path: str) -> str:
+        """Return the id of the model that a path names, with or without ``:raw``; empty where it names none."""
+        models = self._models()
+        names = (part.partition(":")[0] for part in path.split("/"))
+        return next((name for name in names if name in models), "")
+
+
+def is_probe(method: str, path: str) -> bool:
+    """Whether a request asks nothing but whether the service or a model is up; "not yet" is its answer, no error."""
+    if method not in ("GET", "HEAD"):
+        return False
+    return path in PROBES or (path.startswith(PROBES_BELOW) and path.endswith(("/ready", "/live", "/health")))

@@ -1,6 +1,6 @@
 """Who may come in: keys, limits, and what is noted of every request. Knows no wire.
 
-``app/guard_asgi.py`` puts it in front of HTTP; gRPC's interceptor uses it the same way: ``identify`` with what the
+``app/guard/asgi.py`` puts it in front of HTTP; gRPC's interceptor uses it the same way: ``identify`` with what the
 metadata holds, then ``pass_through`` around the call.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from app.audit import Audit
-from app.call import Call, current_call, may_use
 from app.errors import NotAllowed, ServiceError, Unauthorized, meaning
-from app.key_limits import KeyLimits
-from app.metrics import Metrics
-from app.owner import current_owner
-from app.tracing import GenAiSpans, listeners
+from app.guard.audit import Audit
+from app.guard.call import Call, current_call, may_use, note_model
+from app.guard.key_limits import KeyLimits
+from app.guard.owner import current_owner
+from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import GenAiSpans, listeners
 from vllm_launcher.keys import Key, KeyStore
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -115,6 +115,7 @@ class Gate:
             NotAllowed: It may not.
         """
         if not may_use(model):
+            note_model(model)
             raise NotAllowed(f"This API key may not use the model '{model}'.", param="model")
 
     # --- calls -------------------------------------------------------------------------------
@@ -172,6 +173,8 @@ class Gate:
 
     def _note(self, call: Call, ending: Ending) -> None:
         seconds = time.perf_counter() - call.started
+        if ending.outcome == "error":
+            call.model = call.model or call.named
         if self._metrics is not None:
             self._metrics.ended(call, ending.outcome, seconds)
         if self._audit is not None and ending.noted:

@@ -16,16 +16,16 @@ from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.call import Call
 from app.errors import NotAllowed, ServiceError, TooLarge, Unauthorized
-from app.gallery import NAME, PREFIX
-from app.gate import SESSION_COOKIE, Ending, Gate, request_id
-from app.guard import HEADERS
+from app.guard.bodies import HEADERS
+from app.guard.call import Call
+from app.guard.gate import SESSION_COOKIE, Ending, Gate, request_id
+from app.guard.wires import PAGES, Wires, is_probe
+from app.images.gallery import NAME, PREFIX
 from app.protocols.relay import DIRECT
 from app.protocols.shapes import shape_of
 from app.responses import LEFT, respond
 from app.settings import Limits
-from app.wires import PAGES, Wires
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing and use up nothing."""
@@ -33,7 +33,7 @@ OPEN = frozenset({"/health", "/ready", "/login", "/favicon.ico", "/robots.txt"})
 """What is answered without a key: whether the service lives, and the way to show a key."""
 OPEN_BELOW = "/static/"
 ABORT = "langserve_vllm.abort"
-"""ASGI extension of ``app/client_connection.py``: ends the connection without waiting for the reader."""
+"""ASGI extension of ``app/guard/client_connection.py``: ends the connection without waiting for the reader."""
 FROM_HERE = frozenset({"same-origin", "none"})
 """``Sec-Fetch-Site`` of requests that no other site's page made."""
 
@@ -78,6 +78,7 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         path, method = _path(scope), scope["method"]
         call = Call(request_id(headers.get("x-request-id")), self._wires.of(method, path), f"{method} {path[:200]}")
+        call.named = self._wires.model(path)
         answer = Answer(send, call.request_id, self._rules.limits)
         try:
             self._check_browser(scope, headers)
@@ -94,7 +95,9 @@ class Guard:
                 counts = method not in SAFE
                 async with self._gate.pass_through(call, counts=counts, headers=headers) as ending:
                     await self._app(scope, receive, answer.send)
-                    _judge(ending, answer, call, noted=counts or call.protocol != PAGES)
+                    probe = is_probe(method, path)
+                    ending.noted = not probe and (counts or call.protocol != PAGES)
+                    _judge(ending, answer, call, probe=probe)
             except ServiceError as error:
                 if answer.status:
                     raise
@@ -161,11 +164,13 @@ def render(error: ServiceError, scope: Scope, path: str) -> Response:
     return respond(error, shape_of(path, Headers(scope=scope)))
 
 
-def _judge(ending: Ending, answer: "Answer", call: Call, *, noted: bool) -> None:
+def _judge(ending: Ending, answer: "Answer", call: Call, *, probe: bool) -> None:
     """Say how a call ended whose answer the app has sent, or has not."""
-    ending.status, ending.noted = answer.status, noted
+    ending.status = answer.status
     if answer.status == LEFT or not answer.complete:
         ending.outcome, ending.status = "left", LEFT
+    elif probe and answer.status == 503:  # noqa: PLR2004 -- HTTP's own number
+        ending.outcome = "complete"  # "not yet" is what it asked for
     elif answer.status >= 400 or call.error is not None:  # noqa: PLR2004 -- HTTP's own number
         ending.outcome = "error"
         call.error = call.error or f"http_{answer.status}"
