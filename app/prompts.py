@@ -1,29 +1,31 @@
 """What a model will see of a conversation: the chain's prompt, and the text that its chat template makes of it."""
 
-from dataclasses import replace
 from typing import Any
 
-from chat_vllm import ChatInput, ChatPrompt
+from chat_vllm import ChatInput
 from fastapi import APIRouter, Request
-from langchain_core.messages import BaseMessage, convert_to_openai_messages
-from langchain_core.runnables import RunnableSequence
+from langchain_core.messages import convert_to_openai_messages
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
+<<<<<<< HEAD
 from app.chains import EngineAccess, build_chain, build_chat_model
 from app.errors import Refused, UnknownModel
-from app.guard import read_json
+from app.guard.bodies import read_json
+=======
+from app.catalogue import CHATS, Catalogue, ServedModel
+from app.chains import EngineAccess, build_chat_model
+from app.errors import Refused, UnknownModel, scrub
+from app.guard.bodies import read_json
+from app.rehearsal import prompt_of
+>>>>>>> h5
 from app.responses import invalid, named_errors
 from app.settings import Settings
-from vllm_launcher.registry import ModelSpec, Registry
-
-CHATS = ("chat", "vision-chat")
 
 
-def create_router(registry: Registry, access: EngineAccess, settings: Settings) -> APIRouter:
+def create_router(catalogue: Catalogue, access: EngineAccess, settings: Settings) -> APIRouter:
     """Return the route that shows prompts."""
     router = APIRouter(tags=["status"])
-    known = replace(access, registry=registry)
 
     @router.post("/models/{model}/prompt", summary="Show what the model will see")
     async def prompt(model: str, request: Request) -> Response:
@@ -32,23 +34,25 @@ def create_router(registry: Registry, access: EngineAccess, settings: Settings) 
         The body is an input of the chain, as in `{"messages": [{"role": "user", "content": "Hi"}]}`. Nothing is
         generated and nothing is kept.
         """
-        spec = _find(registry, model)
+        served = _find(catalogue, model)
         said = _read_input(await read_json(request, settings.limits))
         with named_errors():
             await access.table.ensure_ready(model, settings.wait_ready)
-            return JSONResponse(await _show(spec, said, known), headers={"Cache-Control": "no-store"})
+            return JSONResponse(await _show(served, said, access), headers={"Cache-Control": "no-store"})
 
     _ = prompt  # registered by its decorator
     return router
 
 
-def _find(registry: Registry, model: str) -> ModelSpec:
-    spec = registry.get(model)
-    if spec is None:
-        raise UnknownModel(f"There is no model '{model[:64]}'.", hint="GET /models lists them.")
-    if spec.task not in CHATS:
-        raise Refused(f"'{model}' is a model for {spec.task}: it sees no conversation.")
-    return spec
+def _find(catalogue: Catalogue, model: str) -> ServedModel:
+    served = catalogue.get(model)
+    if served is None:
+        raise UnknownModel(f"There is no model '{scrub(model[:64])}'.", hint="GET /models lists them.")
+    if served.spec.task not in CHATS:
+        raise Refused(f"'{model}' is a model for {served.spec.task}: it sees no conversation.")
+    if prompt_of(served.chain) is None:
+        raise Refused(f"'{model}' asks its model in several steps: what it sees depends on what the steps before find.")
+    return served
 
 
 def _read_input(body: Any) -> ChatInput:
@@ -58,22 +62,16 @@ def _read_input(body: Any) -> ChatInput:
         raise invalid(error.errors(include_url=False, include_input=False)) from error
 
 
-async def _show(spec: ModelSpec, said: ChatInput, access: EngineAccess) -> dict[str, Any]:
-    llm = build_chat_model(spec, access).model
-    messages = await _asked(spec, said, access)
+async def _show(served: ServedModel, said: ChatInput, access: EngineAccess) -> dict[str, Any]:
+    llm = build_chat_model(served.spec, access).model
+    prompt = prompt_of(served.chain)
+    asked = await prompt.aformat_messages(messages=said.messages) if prompt else [*said.messages]
+    messages = await access.images.check_images(asked, served.spec.limits)
     counted = await llm.acount_tokens(messages)
     return {
-        "model": spec.id,
+        "model": served.spec.id,
         "messages": convert_to_openai_messages(messages),
         "text": await llm.arender(messages),
         "tokens": counted.count,
         "max_model_len": counted.limit,
     }
-
-
-async def _asked(spec: ModelSpec, said: ChatInput, access: EngineAccess) -> list[BaseMessage]:
-    """Return what the chain's prompt makes of a conversation; without one it is shown as it is."""
-    chain = build_chain(spec, replace(access, memory=None)) if spec.chain else None
-    first = chain.first if isinstance(chain, RunnableSequence) else None
-    messages: list[BaseMessage] = [*said.messages]
-    return await first.aformat_messages(messages=messages) if isinstance(first, ChatPrompt) else messages

@@ -12,8 +12,7 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from app import prompts, sessions, status
-from app.allow_list import AllowList
+from app import prompts, status
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
@@ -25,25 +24,28 @@ from app.chains import (
     open_connections,
     open_short_connections,
 )
-from app.connection import Connections
 from app.documents import routes as documents
 from app.documents.library import Library
 from app.documents.queue import IngestQueue
 from app.documents.spool import Spool
-from app.gallery import Gallery
-from app.grpc_server import GrpcServices, serve_grpc
-from app.guarding import Guarding, create_guarding
+from app.engines.connection import Connections
+from app.engines.migration import Shadows
+from app.engines.table import Launcher, ServerTable
+from app.grpc.server import GrpcServices, serve_grpc
+from app.guard.allow_list import AllowList
+from app.guard.guarding import Guarding, create_guarding
 from app.images import ImageCheck, ImageFetcher
+from app.images.gallery import Gallery
+from app.memory import routes as sessions
 from app.memory.store import Bounds, SessionStore, open_store
 from app.memory.turntaking import TurnTaking
-from app.migration import Shadows
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
+from app.rehearsal import Rehearsals, Rehearsed, prompt_of, rehearse_files
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
-from app.table import Launcher, ServerTable
 from app.tools.fetch import Fetcher, fetch_tool
 from app.tools.search import search_tool
 from app.tools.toolbox import Included, limits_of, tool_calling_of, toolbox_of
@@ -111,6 +113,7 @@ def create_app(
         "follow the launcher": table.follow,
         "sweep sessions": partial(sessions.sweep, store),
         "ingest documents": queue.run,
+        **({"rehearse prompts": Rehearsals(access, lambda: served.rehearsed).run} if settings.rehearse else {}),
     }
     app = FastAPI(
         title="langserve-vllm",
@@ -175,6 +178,17 @@ class Served:
         self._registry: Registry | None = None
         self._built: dict[str, Built] = {}
 
+    @property
+    def rehearsed(self) -> list[Rehearsed]:
+        """What engines are to render dry: the prompts in front of their own chat templates."""
+        served = [each.served for each in self._built.values()]
+        prompts_of = [(each.spec, prompt_of(each.chain)) for each in served if each.spec.chain]
+        return [
+            Rehearsed(spec, prompt, self._settings.models)
+            for spec, prompt in prompts_of
+            if prompt is not None and spec.chain is not None and not spec.chain.chat_template
+        ]
+
     def build(self, registry: Registry) -> dict[str, "Built"]:
         """Return every model as it will be served; imports packages, so it takes a while.
 
@@ -206,6 +220,8 @@ class Served:
     def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
         around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
         chain = build_chain(spec, access) if spec.chain else None
+        if (prompt := prompt_of(chain)) is not None and access.registry is not None:
+            rehearse_files(Rehearsed(spec, prompt, self._settings.models), access.registry)
         routes = langserve.create_routes(spec, chain, around) if chain is not None else None
         return Built(serve_model(spec, chain, access), routes)
 
@@ -226,7 +242,8 @@ class Served:
         app.router.routes.extend(self._fixed)
         app.include_router(home.create_router(registry, table))
         app.include_router(status.create_router(registry, table, self._settings, self._shutdown))
-        app.include_router(prompts.create_router(registry, self._access, self._settings))
+        known = replace(self._access, registry=registry)
+        app.include_router(prompts.create_router(self._catalogue, known, self._settings))
         bodies: dict[str, Bodies] = {path: body for each in PROTOCOLS for path, body in each.BODIES.items()}
         for each in routes.values():
             bodies.update(each.bodies)

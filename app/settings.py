@@ -164,6 +164,9 @@ class Settings(BaseSettings):
     fast_path: bool = True
     """Chains of a known kind are streamed past LangChain's machinery for callbacks that nobody listens to; the events
     are the same. False: every request takes LangChain's own way."""
+    rehearse: bool = True
+    """Let every engine render its chains' prompts once it is ready, which generates nothing; the log tells of a chat
+    template that refuses one."""
     drain: Seconds = 8
     """How long requests under way may go on after the app was told to stop."""
 

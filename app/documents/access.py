@@ -12,7 +12,7 @@ from fastapi import Request
 from app.documents.library import Library
 from app.documents.uploads import collection_of
 from app.errors import NotAllowed
-from app.gate import key_of
+from app.guard.gate import key_of
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from rag_chat import File, HybridRetriever, Ingest, Limits, PassageStore, Where,
 from rag_chat.retriever import By
 from rag_chat.store import Found
 
-from app.call import lend
 from app.chains import EngineAccess
-from app.endpoint import BASE_URL
+from app.engines.endpoint import BASE_URL
 from app.errors import Refused
+from app.guard.call import lend
 from app.settings import Settings
 from vllm_launcher.registry import ModelSpec, Registry
 

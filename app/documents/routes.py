@@ -18,7 +18,7 @@ from app.documents.page import show_document
 from app.documents.queue import IngestQueue, Job
 from app.documents.uploads import Search, files_of, parsed
 from app.errors import ShuttingDown, UnknownDocument
-from app.guard import while_wanted
+from app.guard.bodies import while_wanted
 from app.protocols.langserve_events import render_error
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import named_errors

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from app.errors import InvalidInput, TooLarge, TooSlow
-from app.guard import read_json
+from app.guard.bodies import read_json
 from app.responses import invalid
 from app.settings import Documents, Limits
 

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 from langchain_core.messages import HumanMessage
 
-from app.allow_list import AllowList
 from app.errors import Refused
+from app.guard.allow_list import AllowList
 from app.images import ImageCheck, ImageFetcher
 from app.settings import Limits
 from tests.certificates import make_certificate

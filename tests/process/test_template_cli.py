@@ -20,8 +20,10 @@ from rag_chat import File, Ingest, Limits, PassageStore, Where
 from tests.process.fleet import DEADLINE, engine_launch
 from tests.processes import MARK, eventually, family, until_gone
 from tests.surroundings import ROOT, environment, missing
+from tests.unit.corpus import GOOD, image_url, uri
 
 pytestmark = pytest.mark.timeout(400)
+PICTURE = uri(GOOD["png"])
 PACKAGES = ROOT / "packages"
 START = 90.0
 """Seconds for a server with reload: two Pythons import LangChain, one after the other."""
@@ -186,6 +188,28 @@ async def test_a_template_serves_itself(shell: Shell, package: str, ends: str) -
         said = await answer(url)
     assert said.startswith("word")
     assert said.strip().endswith(ends)
+
+
+async def test_the_template_that_sees_serves_itself(shell: Shell) -> None:
+    """It takes a picture beside a question."""
+    asked = [{"role": "user", "content": [{"type": "text", "text": "hi"}, image_url(PICTURE)]}]
+    async with (
+        shell.serving("template", "serve", cwd=PACKAGES / "glm4v-chat") as url,
+        httpx.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
+        assert (await client.get("/playground/")).status_code == 200
+        answered = await client.post("/invoke", json={"input": {"messages": asked}})
+    assert answered.json()["output"]["content"].startswith("word")
+
+
+async def test_the_template_that_draws_serves_itself(shell: Shell) -> None:
+    """It says what it takes, and its playground asks for that."""
+    async with (
+        shell.serving("template", "serve", cwd=PACKAGES / "image-generation") as url,
+        httpx.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
+        assert (await client.get("/playground/")).status_code == 200
+        assert "negative_prompt" in (await client.get("/input_schema")).text
 
 
 async def test_the_template_can_be_added_to_an_app(shell: Shell, repository: Path, tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import json
 import socket
 import struct
 from collections.abc import AsyncGenerator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typing_extensions import override
 
 from tests.process.app_process import QUESTION, EndlessEngine, ready_app
@@ -27,12 +27,14 @@ ROUTES: dict[str, dict[str, Any]] = {
 """Pushed through, through LangChain's own machinery, and passed on as it is."""
 
 
-class DyingEngine(EndlessEngine):
-    """Says one word and is gone: ``ends`` (the body, without a last word), ``closes`` (FIN) or ``resets`` (RST)."""
+WAYS = ("ends", "closes", "resets")
+"""The body without a last word, FIN, and RST."""
 
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self._way = way
+
+class DyingEngine(EndlessEngine):
+    """Says one word and is gone, in its ``way``."""
+
+    way = "ends"
 
     @override
     @contextlib.asynccontextmanager
@@ -46,22 +48,22 @@ class DyingEngine(EndlessEngine):
             head = await reader.readuntil(b"\r\n\r\n")
             length = head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
             await reader.readexactly(int(length))
-            last = b"0\r\n\r\n" if self._way == "ends" else b""
+            last = b"0\r\n\r\n" if self.way == "ends" else b""
             writer.write(HEAD + b"%x\r\n%s\r\n" % (len(EVENT), EVENT) + last)
             await writer.drain()
-            if self._way == "resets":
+            if self.way == "resets":
                 linger = struct.pack("ii", 1, 0)
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.close()
 
 
-@pytest.mark.parametrize("way", ["ends", "closes", "resets"])
-async def test_a_stream_that_its_engine_tears_ends_in_a_named_error(tmp_path: Path, way: str) -> None:
+async def test_a_stream_that_its_engine_tears_ends_in_a_named_error(tmp_path: Path) -> None:
     """Pushed through, through LangChain or passed on: an error with a name, and not the end of a whole answer."""
-    async with ready_app(tmp_path, DyingEngine(way)) as app:
-        for route, question in ROUTES.items():
+    engine = DyingEngine()
+    async with ready_app(tmp_path, engine) as app:
+        for engine.way, (route, question) in product(WAYS, ROUTES.items()):
             async with app.session.post(app.url + route, json=question) as response:
                 told = await response.text()
-            assert "engine_died" in told, (route, response.status, told)
-            assert "event: end" not in told, route
-            assert '"finish_reason":"stop"' not in told, route
+            assert "engine_died" in told, (engine.way, route, response.status, told)
+            assert "event: end" not in told, (engine.way, route)
+            assert '"finish_reason":"stop"' not in told, (engine.way, route)

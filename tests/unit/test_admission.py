@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from app.admission import Admission, Line, Place
 from app.errors import QueueFull
+from app.guard.admission import Admission, Line, Place
 
 
 def line(places: int = 1, longest: int = 4, patience: float = 5) -> Line:

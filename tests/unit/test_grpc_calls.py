@@ -14,8 +14,8 @@ from grpc import StatusCode
 from app import errors
 from app.errors import MEANINGS, InvalidInput, Refused, ServiceError, ShuttingDown, TooManyWaiting
 from app.generated.langserve_vllm.v1 import chat_pb2 as pb
-from app.grpc_calls import Call, Calls, admit_all, read_metadata, snake
-from app.grpc_errors import DETAILS, status_code, status_details, trailing_metadata
+from app.grpc.calls import Call, Calls, admit_all, read_metadata, snake
+from app.grpc.errors import DETAILS, status_code, status_details, trailing_metadata
 from app.shutdown import Shutdown
 
 METHOD = "/langserve_vllm.v1.ChatService/Chat"

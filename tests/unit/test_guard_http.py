@@ -13,8 +13,8 @@ import httpx2
 import pytest
 
 from app.errors import NotAllowed, Unauthorized
-from app.guarding import NoKeysError
-from app.owner import current_owner
+from app.guard.guarding import NoKeysError
+from app.guard.owner import current_owner
 from app.server import create_app
 from tests.unit.scripted import (
     MODEL,

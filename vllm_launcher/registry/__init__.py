@@ -25,6 +25,7 @@ from vllm_launcher.registry.loader import (
     VllmEngine,
     check_chains,
     load_registry,
+    place_in,
     schema_text,
     write_schema,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "VllmEngine",
     "check_chains",
     "load_registry",
+    "place_in",
     "schema_text",
     "write_schema",
 ]

@@ -42,7 +42,8 @@ from vllm_launcher.registry.problems import Problem, RegistryError, at, problems
 __all__ = [
     "ChainRef", "Drawing", "Engine", "Entry", "ExternalEngine", "Flag", "HubSource", "Limits", "Memory", "Metadata",
     "ModelSpec", "OmniEngine", "PathSource", "Problem", "PypiSource", "Registry", "RegistryError", "Sampling",
-    "SharedEngine", "Source", "Task", "VllmEngine", "check_chains", "load_registry", "schema_text", "write_schema",
+    "SharedEngine", "Source", "Task", "VllmEngine", "check_chains", "load_registry", "place_in", "schema_text",
+    "write_schema",
 ]  # fmt: skip
 
 MAX_BYTES = 1 << 20
@@ -100,6 +101,19 @@ def check_chains(
         for index, spec in enumerate(registry.models)
         if spec.chain is not None and not _importable(spec.chain.package, find)
     )
+
+
+def place_in(path: Path, model: str, key: tuple[str, ...]) -> Position:
+    """Where a field of an entry stands in ``path``; the innermost thing around it where it is not written.
+
+    Raises:
+        RegistryError: the file cannot be read any more.
+    """
+    located = _parse(path)
+    for index, entry in _entries(located):
+        if isinstance(entry, dict) and entry.get("id") == model:  # pyright: ignore[reportUnknownMemberType]
+            return located.find_key(("models", index, *key))
+    return START
 
 
 def schema_text() -> str:

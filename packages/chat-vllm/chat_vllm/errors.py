@@ -39,7 +39,7 @@ class EngineStreamError(openai.APIError, ModelAPIError):
 
 
 class EngineStreamCutError(openai.APIConnectionError, ModelConnectionError):
-    """A stream ended without a finish reason: what arrived is a part of an answer."""
+    """An answer ended without a finish reason, or as aborted: what arrived is a part of it."""
 
 
 class NotAnAnswerError(ModelAPIError):

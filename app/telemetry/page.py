@@ -7,11 +7,11 @@ import httpx2
 from aiohttp import web
 from fastapi import APIRouter, Request, Response
 
-from app.engine_metrics import read_engines
+from app.engines.table import ServerTable
 from app.errors import NotAllowed
-from app.gate import key_of
-from app.metrics import CONTENT_TYPE, Metrics
-from app.table import ServerTable
+from app.guard.gate import key_of
+from app.telemetry.engine_metrics import read_engines
+from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
 Page = Callable[[], Awaitable[bytes]]
 

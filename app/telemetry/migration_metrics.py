@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from app.migration import Backend, Outcome, Role
+from app.engines.migration import Backend, Outcome, Role
 
 LABELS = ("model", "backend", "role")
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -37,7 +37,7 @@ class MigrationMetrics:
             buckets=SECONDS,
         )
 
-    def ended(  # noqa: PLR0913 -- as ``app.migration.Meter``
+    def ended(  # noqa: PLR0913 -- as ``app.engines.migration.Meter``
         self, model: str, backend: Backend, *, role: Role, outcome: Outcome, first: float | None, seconds: float
     ) -> None:
         """A request or a copy is over; only one that is complete has a time."""

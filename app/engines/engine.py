@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import Callable, Mapping
 
-from app.connection import Answer, Connections
-from app.endpoint import gone, reach
-from app.table import Endpoint, ServerTable
+from app.engines.connection import Answer, Connections
+from app.engines.endpoint import gone, reach
+from app.engines.table import Endpoint, ServerTable
 
 
 class Engine:

@@ -23,7 +23,7 @@ from opentelemetry.propagate import extract
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 from typing_extensions import override
 
-from app.call import current_call
+from app.guard.call import current_call
 
 listeners: ContextVar[BaseCallbackHandler | None] = ContextVar("listeners", default=None)
 """The handler of the request under way."""

@@ -8,7 +8,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from app.tracing import GenAiSpans
+from app.telemetry.tracing import GenAiSpans
 
 
 class Telemetry:

@@ -12,9 +12,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from app.admission import Admission
-from app.call import Call
-from app.table import ServerTable
+from app.engines.table import ServerTable
+from app.guard.admission import Admission
+from app.guard.call import Call
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NAMESPACE = "langserve_vllm"

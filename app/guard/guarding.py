@@ -11,25 +11,25 @@ import httpx2
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import metrics_page
-from app.admission import Admission
-from app.audit import AuditLog
-from app.gate import Gate
-from app.guard_asgi import Guard, Rules
-from app.key_limits import FILE_NAME, KeyLimits
-from app.metrics import Metrics
-from app.migration_metrics import MigrationMetrics
-from app.passage import Passages
+from app.engines.table import ServerTable
+from app.guard.admission import Admission
+from app.guard.asgi import Guard, Rules
+from app.guard.audit import AuditLog
+from app.guard.gate import Gate
+from app.guard.key_limits import FILE_NAME, KeyLimits
+from app.guard.passage import Passages
+from app.guard.wires import Wires
 from app.settings import Settings, wants_telemetry
-from app.table import ServerTable
+from app.telemetry import page as metrics_page
+from app.telemetry.metrics import Metrics
+from app.telemetry.migration_metrics import MigrationMetrics
 from app.web import login
 from app.web.assets import links, templates
-from app.wires import Wires
 from vllm_launcher.keys import KeyStore
 from vllm_launcher.registry import ModelSpec, Registry
 
 if TYPE_CHECKING:
-    from app.telemetry import Telemetry
+    from app.telemetry.exporters import Telemetry
 
 GRPC_WORK = ("Chat", "StreamChat", "ModelInfer", "ModelStreamInfer")
 """Methods of gRPC that use up a key's limits."""
@@ -91,7 +91,7 @@ class Guarding:
 
     @contextlib.asynccontextmanager
     async def admit_grpc(self, method: str, metadata: Mapping[str, str]) -> AsyncGenerator[str | None]:
-        """Let a gRPC call in by the same gate as a request; gives its key's id. ``app/grpc_calls.py`` asks.
+        """Let a gRPC call in by the same gate as a request; gives its key's id. ``app/grpc/calls.py`` asks.
 
         Raises:
             ServiceError: It has no key that is needed, or is one too many for it.
@@ -165,7 +165,7 @@ def create_guarding(settings: Settings, table: ServerTable) -> Guarding:
 
 def open_telemetry() -> "Telemetry":
     """Return the exporters; importing them takes a while, so nobody does without need."""
-    from app.telemetry import Telemetry  # noqa: PLC0415 -- see above
+    from app.telemetry.exporters import Telemetry  # noqa: PLC0415 -- see above
 
     return Telemetry()
 

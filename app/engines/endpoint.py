@@ -13,9 +13,9 @@ from typing import Protocol, TypeVar, cast
 import httpx2
 from langchain_core.runnables.config import ensure_config
 
+from app.engines.table import Endpoint, ServerTable
+from app.engines.upstream import translate_transport
 from app.errors import EngineDied, EngineUnreachable
-from app.table import Endpoint, ServerTable
-from app.upstream import translate_transport
 
 BASE_URL = "http://engine.invalid/v1"
 """What chat models are given as address; the transport replaces everything before ``/v1``."""

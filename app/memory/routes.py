@@ -12,8 +12,8 @@ from langchain_core.messages import convert_to_openai_messages
 from starlette.responses import JSONResponse, Response
 
 from app.errors import MemoryUnavailable, UnknownSession
+from app.guard.owner import current_owner
 from app.memory.store import SessionInfo, SessionName, SessionStore, Turn
-from app.owner import current_owner
 
 log = logging.getLogger(__name__)
 

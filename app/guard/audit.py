@@ -14,7 +14,7 @@ from logging.handlers import QueueListener, RotatingFileHandler
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.call import Call
+from app.guard.call import Call
 
 WAITING = 10_000
 """Lines that may wait for the disk; what comes on top is counted, and the count is written."""

@@ -1,6 +1,6 @@
 """A line to one model's engine for requests that go through no chain: embeddings, images, plain completions, raw.
 
-The same connections, time-outs and errors as a chain's: see ``app/endpoint.py``.
+The same connections, time-outs and errors as a chain's: see ``app/engines/endpoint.py``.
 """
 
 import contextlib
@@ -12,9 +12,9 @@ from typing import Any, cast
 import httpx2
 
 from app.chains import EngineAccess
-from app.endpoint import BASE_URL
+from app.engines.endpoint import BASE_URL
+from app.engines.upstream import translate, translate_answer
 from app.errors import EngineFailed, ServiceError
-from app.upstream import translate, translate_answer
 from vllm_launcher.registry import ModelSpec
 
 ERROR_BYTES = 64 * 1024

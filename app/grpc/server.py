@@ -15,9 +15,9 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from app.certificate import read_pair
 from app.generated.pool import POOL
-from app.grpc_calls import Admit, Calls, admit_all
+from app.grpc.calls import Admit, Calls, admit_all
+from app.guard.certificate import read_pair
 from app.protocols import chat_grpc, kserve_grpc
 from app.protocols.chat_service import ChatService
 from app.protocols.kserve_service import KServe

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.samples import Sample
 
-from app.table import Endpoint
+from app.engines.table import Endpoint
 
 PREFIXES = ("vllm:", "vllm_omni:")
 """What engines measure of their work; their Python process's own numbers stay away."""

@@ -18,8 +18,8 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from app.errors import ShuttingDown
-from app.gate import request_id
-from app.grpc_errors import status_code, trailing_metadata
+from app.grpc.errors import status_code, trailing_metadata
+from app.guard.gate import request_id
 from app.protocols.shapes import sentence
 from app.responses import name_error
 from app.shutdown import Shutdown

@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.guard_asgi import ABORT
+from app.guard.asgi import ABORT
 from app.settings import Limits
 
 

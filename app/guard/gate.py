@@ -1,6 +1,6 @@
 """Who may come in: keys, limits, and what is noted of every request. Knows no wire.
 
-``app/guard_asgi.py`` puts it in front of HTTP; gRPC's interceptor uses it the same way: ``identify`` with what the
+``app/guard/asgi.py`` puts it in front of HTTP; gRPC's interceptor uses it the same way: ``identify`` with what the
 metadata holds, then ``pass_through`` around the call.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from app.audit import Audit
-from app.call import Call, current_call, may_use, note_model
 from app.errors import NotAllowed, ServiceError, Unauthorized, meaning
-from app.key_limits import KeyLimits
-from app.metrics import Metrics
-from app.owner import current_owner
-from app.tracing import GenAiSpans, listeners
+from app.guard.audit import Audit
+from app.guard.call import Call, current_call, may_use, note_model
+from app.guard.key_limits import KeyLimits
+from app.guard.owner import current_owner
+from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import GenAiSpans, listeners
 from vllm_launcher.keys import Key, KeyStore
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

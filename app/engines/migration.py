@@ -24,9 +24,9 @@ from typing import Any, Literal, Protocol, cast
 import httpx2
 from chat_vllm.model import VLLM_FIELDS
 
+from app.engines.upstream import translate_transport
 from app.errors import ServiceError
-from app.session import find_session
-from app.upstream import translate_transport
+from app.memory.session import find_session
 from vllm_launcher.registry.entries import Migration
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ STREAM_ERROR = b'data: {"error"'
 
 
 class Meter(Protocol):
-    """Is told what each backend did: ``app/migration_metrics.py``."""
+    """Is told what each backend did: ``app/telemetry/migration_metrics.py``."""
 
     def ended(  # noqa: PLR0913 -- all but the first two by name
         self, model: str, backend: Backend, *, role: Role, outcome: Outcome, first: float | None, seconds: float

@@ -1,6 +1,6 @@
 """The guard at the engines' side: every request to an engine, of whatever protocol and chain, passes here.
 
-It waits for its place (``app/admission.py``), carries the id of the request it serves into the engine's log, and is
+It waits for its place (``admission.py``), carries the id of the request it serves into the engine's log, and is
 measured: the first token, the tokens, the end. What is done for each piece of a stream is to note that it came.
 """
 
@@ -15,12 +15,12 @@ from typing import Any, cast
 
 import httpx2
 
-from app.admission import Admission, Place
-from app.call import Call, current_call, note_model
-from app.connection import Answer
-from app.engine import Engine
-from app.metrics import Metrics
-from app.owner import current_owner
+from app.engines.connection import Answer
+from app.engines.engine import Engine
+from app.guard.admission import Admission, Place
+from app.guard.call import Call, current_call, note_model
+from app.guard.owner import current_owner
+from app.telemetry.metrics import Metrics
 
 GENERATING = re.compile(r"/(completions|embeddings|generations|edits|score|rerank|pooling)$")
 """What needs a place: everything else (counting tokens, say) is done in no time."""

@@ -16,16 +16,16 @@ from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.call import Call
 from app.errors import NotAllowed, ServiceError, TooLarge, Unauthorized
-from app.gallery import NAME, PREFIX
-from app.gate import SESSION_COOKIE, Ending, Gate, request_id
-from app.guard import HEADERS
+from app.guard.bodies import HEADERS
+from app.guard.call import Call
+from app.guard.gate import SESSION_COOKIE, Ending, Gate, request_id
+from app.guard.wires import PAGES, Wires, is_probe
+from app.images.gallery import NAME, PREFIX
 from app.protocols.relay import DIRECT
 from app.protocols.shapes import shape_of
 from app.responses import LEFT, respond
 from app.settings import Limits
-from app.wires import PAGES, Wires, is_probe
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing and use up nothing."""
@@ -33,7 +33,7 @@ OPEN = frozenset({"/health", "/ready", "/login", "/favicon.ico", "/robots.txt"})
 """What is answered without a key: whether the service lives, and the way to show a key."""
 OPEN_BELOW = "/static/"
 ABORT = "langserve_vllm.abort"
-"""ASGI extension of ``app/client_connection.py``: ends the connection without waiting for the reader."""
+"""ASGI extension of ``app/guard/client_connection.py``: ends the connection without waiting for the reader."""
 FROM_HERE = frozenset({"same-origin", "none"})
 """``Sec-Fetch-Site`` of requests that no other site's page made."""
 
