@@ -57,9 +57,11 @@ def known() -> dict[str, Peer]:
     models = {"models.json": json.dumps(MODELS)}
     ours = Peer("this project", up, speaks="langserve", files=models, process="-m app")
     off = {"LANGSERVE_VLLM_FAST_PATH": "false"}
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}  # OpenTelemetry's usual port; none need listen
     return {
         "ours": ours,
         "general": replace(ours, name="this project, general path", environment=off),
+        "traced": replace(ours, name="this project, OpenTelemetry on", environment=traced),
         "langserve": Peer(
             "plain LangServe (prompt, ChatOpenAI, parser)",
             ("{python}", str(servers / "langserve_plain.py"), "{port}", "{engine}"),
