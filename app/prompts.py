@@ -8,17 +8,11 @@ from langchain_core.messages import convert_to_openai_messages
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
-<<<<<<< HEAD
-from app.chains import EngineAccess, build_chain, build_chat_model
-from app.errors import Refused, UnknownModel
-from app.guard.bodies import read_json
-=======
 from app.catalogue import CHATS, Catalogue, ServedModel
 from app.chains import EngineAccess, build_chat_model
 from app.errors import Refused, UnknownModel, scrub
 from app.guard.bodies import read_json
 from app.rehearsal import prompt_of
->>>>>>> h5
 from app.responses import invalid, named_errors
 from app.settings import Settings
 
