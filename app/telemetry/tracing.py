@@ -106,7 +106,10 @@ class GenAiSpans(AsyncCallbackHandler):
         """Close the span with what the answer was."""
         run = self._runs.pop(run_id, None)
         message = message_of(response)
-        if run is None or message is None:
+        if run is None:
+            return
+        if message is None:
+            self._close(run)
             return
         usage = message.usage_metadata
         run.span.set_attribute("gen_ai.response.model", str(message.response_metadata.get("model_name") or run.model))
