@@ -9,9 +9,12 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
+from rag_chat import PassageStore, Where
+from rag_chat.errors import StoreUnavailable
 
-from tests.process.app_process import DEADLINE, App, StillLauncher, running
+from tests.process.app_process import DEADLINE, App, StillLauncher, free_port, running
 from vllm_launcher.control import ControlServer
 from vllm_launcher.status import ServerStatus
 
@@ -102,3 +105,13 @@ async def test_a_killed_app_goes_on_with_what_it_was_sent(tmp_path: Path) -> Non
                 ]
     once = [text for text in embedder.embedded if embedder.embedded.count(text) == 2]  # one for each document
     assert len(once) == len(embedder.embedded) == 2 * WHOLE
+
+
+async def test_a_store_that_is_down_is_named_and_nothing_waits_for_it() -> None:
+    """A Qdrant server that nobody runs: what is wrong and what to do, not the client's own words."""
+    store = PassageStore(Where(f"http://127.0.0.1:{free_port()}"))
+    try:
+        with pytest.raises(StoreUnavailable, match="store of documents"):
+            await store.records("docs")
+    finally:
+        await store.aclose()
