@@ -117,11 +117,16 @@ async def stored(product: Product) -> list[str]:
 
 
 async def settled_app(product: Product) -> psutil.Process:
-    """The app's process, once it is old enough for its launcher to start it again."""
+    """The app's process, once it is old enough for its launcher to start it again.
+
+    Counted from when it was first seen: the kernel's clock for the start of a process may be off.
+    """
     (app,) = [each for each in product.family() if each.cmdline()[1:] == ["-m", "app"]]
 
+    seen = time.monotonic()
+
     async def age() -> float:
-        return time.time() - app.create_time()
+        return time.monotonic() - seen
 
     await eventually(age, lambda seconds: seconds > SETTLED + 0.5, within=STARTED_WITHIN)
     return app
