@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from app.certificate import read_pair
+from app.guard.certificate import read_pair
 from app.settings import Settings
 from vllm_launcher.keys import MAKE_ONE, NO_KEYS, KeyStore
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from chat_vllm import chat_prompt
 
-from app.call import may_use
 from app.chains import Chain, EngineAccess, build_chain, build_conversation_model
 from app.counting import CountingChat
-from app.engine_line import EngineLine
+from app.engines.line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
+from app.guard.call import may_use
 from vllm_launcher.registry import ModelSpec, Sampling
 
 RAW = "raw"

@@ -19,17 +19,17 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import SecretStr
 
-from app.connection import Connections
-from app.endpoint import BASE_URL, EndpointTransport
-from app.engine import Engine
+from app.engines.connection import Connections
+from app.engines.endpoint import BASE_URL, EndpointTransport
+from app.engines.engine import Engine
+from app.engines.migration import MigratingTransport, OtherBackend, Shadows
+from app.engines.table import ServerTable
+from app.guard.passage import GuardedEngine, Passages
 from app.images import ImageCheck
 from app.memory.chain import Habits, remembering
 from app.memory.counting import Counter
 from app.memory.turntaking import TurnTaking
-from app.migration import MigratingTransport, OtherBackend, Shadows
-from app.passage import GuardedEngine, Passages
 from app.settings import Limits, Settings, read_secret
-from app.table import ServerTable
 from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
 from vllm_launcher.registry.entries import Migration
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from chat_vllm import ChatVLLM
-from chat_vllm.errors import typed_errors
+from chat_vllm.errors import fields, typed_errors
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -28,6 +28,6 @@ class CountingChat(ChatVLLM):
         body = {name: payload[name] for name in COUNTED if name in payload}
         with typed_errors():
             told: Any = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
-        count = int(told["count"])
+            count: int = fields(told, count=int)["count"]
         usage: Any = {"input_tokens": count, "output_tokens": 0, "total_tokens": count}
         return ChatResult(generations=[ChatGeneration(message=AIMessage("", usage_metadata=usage))])

@@ -42,7 +42,7 @@
     │   └── EngineTimeout        504
     └── InternalError            500  our fault; the log has the rest
 
-Errors of libraries become one of these at the edge: ``app/upstream.py`` for what the engine and its client
+Errors of libraries become one of these at the edge: ``app/engines/upstream.py`` for what the engine and its client
 raise, ``app/protocols/`` for what parsing raises. A body never holds a stack trace, a path or an address.
 """
 

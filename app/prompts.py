@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from app.catalogue import CHATS, Catalogue, ServedModel
 from app.chains import EngineAccess, build_chat_model
 from app.errors import Refused, UnknownModel, scrub
-from app.guard import read_json
+from app.guard.bodies import read_json
 from app.rehearsal import prompt_of
 from app.responses import invalid, named_errors
 from app.settings import Settings

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from app.call import may_use, note_error
 from app.catalogue import unknown_model
+from app.engines.upstream import translate
 from app.errors import (
     InternalError,
     InvalidInput,
@@ -24,9 +24,9 @@ from app.errors import (
     meaning,
     scrub,
 )
-from app.guard import CallerLeft
+from app.guard.bodies import CallerLeft
+from app.guard.call import may_use, note_error
 from app.protocols.shapes import Shape, render_own, shape_of
-from app.upstream import translate
 from vllm_launcher.registry.entries import RESERVED_IDS
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from app import prompts, sessions, status
-from app.allow_list import AllowList
+from app import prompts, status
 from app.catalogue import Catalogue, ServedModel, serve_model
 from app.chains import (
     ChainError,
@@ -25,18 +24,21 @@ from app.chains import (
     open_connections,
     open_short_connections,
 )
-from app.connection import Connections
 from app.documents import routes as documents
 from app.documents.library import Library
 from app.documents.queue import IngestQueue
 from app.documents.spool import Spool
-from app.gallery import Gallery
-from app.grpc_server import GrpcServices, serve_grpc
-from app.guarding import Guarding, create_guarding
+from app.engines.connection import Connections
+from app.engines.migration import Shadows
+from app.engines.table import Launcher, ServerTable
+from app.grpc.server import GrpcServices, serve_grpc
+from app.guard.allow_list import AllowList
+from app.guard.guarding import Guarding, create_guarding
 from app.images import ImageCheck, ImageFetcher
+from app.images.gallery import Gallery
+from app.memory import routes as sessions
 from app.memory.store import Bounds, SessionStore, open_store
 from app.memory.turntaking import TurnTaking
-from app.migration import Shadows
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
 from app.protocols.chat_service import ChatService
@@ -44,7 +46,6 @@ from app.rehearsal import Rehearsals, Rehearsed, prompt_of, rehearse_files
 from app.responses import install_handlers
 from app.settings import Settings
 from app.shutdown import Shutdown
-from app.table import Launcher, ServerTable
 from app.tools.fetch import Fetcher, fetch_tool
 from app.tools.search import search_tool
 from app.tools.toolbox import Included, limits_of, tool_calling_of, toolbox_of

@@ -7,7 +7,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
-from app.client_connection import bounded
+from app.guard.client_connection import bounded
 from app.protocols.relay import DirectSend
 from app.settings import Settings
 from app.shutdown import Shutdown

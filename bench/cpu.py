@@ -20,16 +20,17 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Return the CPU time of all threads so far; from the scheduler's own count, which is finer than clock ticks."""
-    return sum(_run_time(pid) for pid in pids)
+    """Return the CPU time of processes so far, to the nanosecond; threads that have ended count too.
+
+    Raises:
+        OSError: One of the processes is gone, and its time with it.
+    """
+    return sum(time.clock_gettime(_clock(pid)) for pid in pids)
 
 
-def _run_time(pid: int) -> float:
-    total = 0
-    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):
-            total += int(thread.read_text().split()[0])
-    return total / 1e9
+def _clock(pid: int) -> int:
+    """Return a process's CPU clock, as clock_getcpuclockid(3) makes it on Linux."""
+    return (~pid << 3) | 2
 
 
 def memory_bytes(pids: list[int]) -> int:

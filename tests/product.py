@@ -154,7 +154,9 @@ def start(
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment(LANGSERVE_VLLM_RUN=str(run_dir), **env, **{MARK: mark}),
+            env=environment(
+                LANGSERVE_VLLM_RUN=str(run_dir), LANGSERVE_VLLM_DATA=str(run_dir / "data"), **env, **{MARK: mark}
+            ),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -167,8 +169,8 @@ def start(
 def only(folder: Path, *models: str, **changes: Any) -> Path:
     """A list of models in ``folder`` with these entries of the product's own, with changes; the first comes first."""
     entries = {entry["id"]: entry for entry in json.loads((ROOT / "models.json").read_text())["models"]}
-    for entry in entries.values():
-        if entry["source"]["type"] == "path":
+    for entry in (entries[model] for model in models):
+        if entry.get("source", {}).get("type") == "path":  # one that borrows another's server has none
             entry["source"]["path"] = str(ROOT / entry["source"]["path"])
     path = folder / "models.json"
     path.write_text(json.dumps({"models": [entries[model] | changes for model in models]}))

@@ -352,6 +352,7 @@ def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)])
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it counts changes; what came of them is ours to say
     cli(prog_name=PROGRAM)  # also under python -m, whose own name no shell could complete
 
 

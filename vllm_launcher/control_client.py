@@ -106,8 +106,9 @@ class ControlClient:
                     _raise(await response.read(), path)
                 yield response
         except (aiohttp.ClientError, OSError) as error:  # time-outs are OSErrors
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise LauncherGone(
-                f"No launcher answers on {self._socket_path}: {error or type(error).__name__}",
+                f"No launcher answers on {self._socket_path}: {told}",
                 "Start one with: make serve",
             ) from error
 

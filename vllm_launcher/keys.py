@@ -52,6 +52,8 @@ class Key(BaseModel):
     """Requests under way at once."""
     metrics: bool = False
     """It may read /metrics, which tells of everybody's requests."""
+    documents: bool = False
+    """It may ingest and delete documents, which decides what chains answer from them."""
     created: float
     """Unix seconds, as all times here."""
     expires: float | None = None

@@ -40,6 +40,7 @@ def create(  # noqa: PLR0913 -- a command line
     tokens: Annotated[int | None, typer.Option("--tokens-per-minute", min=1, help="Prompts and answers.")] = None,
     streams: Annotated[int | None, typer.Option("--streams", min=1, help="Requests under way at once.")] = None,
     metrics: Annotated[bool, typer.Option("--metrics", help="It may read /metrics.")] = False,
+    documents: Annotated[bool, typer.Option("--documents", help="It may ingest and delete documents.")] = False,
     expires: Annotated[
         Any, typer.Option("--expires-in", parser=parse_span, metavar="SPAN", help="30m, 12h or 90d; never if absent.")
     ] = None,
@@ -55,6 +56,7 @@ def create(  # noqa: PLR0913 -- a command line
             tokens_per_minute=tokens,
             streams=streams,
             metrics=metrics,
+            documents=documents,
         )
     if as_json:
         typer.echo(json.dumps({**_told(key), "key": text}, indent=2))
@@ -109,7 +111,8 @@ def _table(keys: Sequence[Key]) -> Table:
 def _limits(key: Key) -> str:
     limits = {"requests/min": key.requests_per_minute, "tokens/min": key.tokens_per_minute, "at once": key.streams}
     told = [f"{limit} {unit}" for unit, limit in limits.items() if limit is not None]
-    return ", ".join([*told, "metrics"] if key.metrics else told) or "none"
+    may = [name for name, given in (("metrics", key.metrics), ("documents", key.documents)) if given]
+    return ", ".join([*told, *may]) or "none"
 
 
 def _day(moment: float) -> str:

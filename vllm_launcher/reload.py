@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from watchfiles import awatch  # pyright: ignore[reportUnknownVariableType] - of its stop_event, which is not used
+from watchfiles import Change, awatch  # pyright: ignore[reportUnknownVariableType] - of its stop_event, which is not used
 
 from vllm_launcher.errors import InvalidModels, LauncherError
 from vllm_launcher.hardware import Hardware
@@ -129,8 +129,22 @@ class ModelList:
                 logger.error("models.json was not taken over: %s", error)  # noqa: TRY400 - likewise
 
     def _changes(self) -> AsyncIterator[object]:
-        folder = self._project.models.absolute().parent
-        return awatch(folder, recursive=False, watch_filter=None, debounce=400, step=50)
+        models = self._project.models.absolute()
+        return awatch(models.parent, recursive=False, watch_filter=edits_of(models), debounce=400, step=50)
+
+
+def edits_of(models: Path) -> Callable[[Change, str], bool]:
+    """Which changes in the folder of ``models`` can be edits of it: of the file, or of the folder's content at once.
+
+    All else is not looked at: our own log may lie there, and a line about its last line would never end. A name that
+    begins with two dots is how Kubernetes swaps what a volume shows (``models.json -> ..data/models.json``).
+    """
+
+    def is_edit(_: Change, path: str) -> bool:
+        name = Path(path).name
+        return name == models.name or name.startswith("..")
+
+    return is_edit
 
 
 def _content(path: Path) -> bytes:

@@ -36,8 +36,9 @@ def table(status: LauncherStatus, *, now: float | None = None) -> Table:
     What a server is doing is a sentence, and stands below the table (``notes``): it has no room in 80 columns.
     """
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("MODEL", "STATE", "REQUESTS", "TOKENS/S", "CACHE", "MEMORY", "RESTARTS", "FOR"):
-        grid.add_column(heading, no_wrap=heading != "MODEL", justify="right" if heading in RIGHT else "left")
+    grid.add_column("MODEL", overflow="fold")  # a name cut off could not be typed after ``load``
+    for heading in ("STATE", *RIGHT, "FOR"):
+        grid.add_column(heading, no_wrap=True, justify="right" if heading in RIGHT else "left")
     for server in rows(status):
         grid.add_row(
             called(server),
@@ -52,7 +53,7 @@ def table(status: LauncherStatus, *, now: float | None = None) -> Table:
     return grid
 
 
-RIGHT = ("REQUESTS", "TOKENS/S", "CACHE", "MEMORY", "RESTARTS")
+RIGHT = ("REQS", "TOK/S", "CACHE", "MEMORY", "RESTARTS")
 
 
 def rows(status: LauncherStatus) -> list[ServerStatus]:
@@ -95,7 +96,9 @@ def describe(server: ServerStatus) -> str:
     if server.state == "ready":
         return server.phase
     phase = "" if server.phase == server.state else server.phase
-    return " ".join(part for part in (phase, amount(server.progress)) if part)
+    doing = " ".join(part for part in (phase, amount(server.progress)) if part)
+    waits = server.state == "starting" and server.pid is None  # for its next attempt
+    return f"{doing} (it failed: {server.reason})" if doing and waits and server.reason else doing
 
 
 def amount(progress: Progress | None) -> str:

@@ -1,13 +1,16 @@
 """What the app keeps documents with: one store, and the embedding model of the registry."""
 
+from collections.abc import Collection
 from urllib.parse import quote
 
 from rag_chat import File, HybridRetriever, Ingest, Limits, PassageStore, Where, vllm_embeddings
+from rag_chat.retriever import By
 from rag_chat.store import Found
 
 from app.chains import EngineAccess
-from app.endpoint import BASE_URL
+from app.engines.endpoint import BASE_URL
 from app.errors import Refused
+from app.guard.call import lend
 from app.settings import Settings
 from vllm_launcher.registry import ModelSpec, Registry
 
@@ -36,12 +39,21 @@ class Library:
         self._documents = documents
         self._access = access
         self._embedding: ModelSpec | None = None
+        self._chains: dict[str, set[str]] = {}
 
     def use(self, registry: Registry) -> None:
         """Embed with this registry's model from now on: the one that the settings name, else its first."""
         wished = self._documents.embedding
         listed = (registry.server_of(spec) for spec in registry.models if spec.task == "embedding")
         self._embedding = next((spec for spec in listed if wished in (None, spec.id)), None)
+        self._chains.clear()
+        for spec in registry.models:
+            if spec.chain and spec.chain.retrieval:
+                self._chains.setdefault(spec.chain.retrieval.collection, set()).add(spec.id)
+
+    def chains_of(self, collection: str) -> Collection[str]:
+        """Return the ids of the entries whose chains answer from a collection."""
+        return self._chains.get(collection, ())
 
     def retriever(self, spec: ModelSpec) -> HybridRetriever:
         """Return what finds passages for one entry's chain.
@@ -56,11 +68,11 @@ class Library:
             raise ValueError("it needs an entry of task embedding that its documents are embedded with")
         return self.searching(wanted.collection, wanted.passages)
 
-    def searching(self, collection: str, passages: int = USUAL_PASSAGES) -> HybridRetriever:
+    def searching(self, collection: str, passages: int = USUAL_PASSAGES, by: By = "both") -> HybridRetriever:
         """Return what finds passages of a collection."""
         embeddings, _ = self._embeddings()
         return HybridRetriever(
-            store=self.store, embeddings=embeddings, collection=collection, passages=passages, link=link
+            store=self.store, embeddings=embeddings, collection=collection, passages=passages, by=by, link=link
         )
 
     def ingest(self) -> Ingest:
@@ -82,4 +94,9 @@ class Library:
             )
         name, key = self._access.credentials(spec)
         client = self._access.client(spec.id)
+
+        async def lend_it(_request: object) -> None:
+            lend(spec.id)  # who may use a chain need not know what it searches with
+
+        client.event_hooks = {"request": [lend_it]}
         return vllm_embeddings(name, BASE_URL, api_key=key.get_secret_value(), client=client), spec.id

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from rag_chat import File, Ingest
 
 from app.documents.spool import Spool, Waiting
+from app.engines.upstream import translate
 from app.errors import EngineError, QueueOfDocumentsFull, ServiceError, StoreUnavailable, TooLarge, Unavailable
 from app.settings import Documents
-from app.upstream import translate
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,13 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from app.documents.access import Access
 from app.documents.library import Library
 from app.documents.page import show_document
 from app.documents.queue import IngestQueue, Job
-from app.documents.uploads import Search, collection_of, files_of, parsed
+from app.documents.uploads import Search, files_of, parsed
 from app.errors import ShuttingDown, UnknownDocument
-from app.guard import while_wanted
+from app.guard.bodies import while_wanted
 from app.protocols.langserve_events import render_error
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import named_errors
@@ -38,17 +39,23 @@ class DocumentRoutes:
     settings: Settings
     shutdown: Shutdown
 
+    @property
+    def access(self) -> Access:
+        """What keys may do."""
+        return Access(self.library)
+
     # --- reading ---------------------------------------------------------------------------
 
     async def collections(self, request: Request) -> Response:
         """Name every collection."""
         with named_errors():
             async with while_wanted(request.receive, self.shutdown):
-                return JSONResponse({"collections": await self.library.store.collections()})
+                named = await self.library.store.collections()
+        return JSONResponse({"collections": self.access.only_readable(request, named)})
 
     async def documents(self, request: Request) -> Response:
         """List the documents of a collection, and what is on its way into it."""
-        collection = collection_of(request)
+        collection = self.access.readable(request)
         with named_errors():
             async with while_wanted(request.receive, self.shutdown):
                 jobs = [job.describe() for job in self.queue.jobs(collection)]
@@ -63,7 +70,7 @@ class DocumentRoutes:
 
     async def document(self, request: Request) -> Response:
         """Show a document: as a page to browsers, else as JSON."""
-        collection, id_ = collection_of(request), _document_of(request)
+        collection, id_ = self.access.readable(request), _document_of(request)
         with named_errors():
             async with while_wanted(request.receive, self.shutdown):
                 record = await self.library.store.record(collection, id_)
@@ -78,16 +85,16 @@ class DocumentRoutes:
 
     async def search(self, request: Request) -> Response:
         """Find the passages that answer a question."""
-        collection = collection_of(request)
+        collection = self.access.readable(request)
         asked = await parsed(request, Search, self.settings.limits)
         with named_errors():
             async with while_wanted(request.receive, self.shutdown):
-                found = await self.library.searching(collection, asked.limit).ainvoke(asked.query)
+                found = await self.library.searching(collection, asked.limit, asked.by).ainvoke(asked.query)
         return JSONResponse({"passages": [{**each.metadata, "text": each.page_content} for each in found]})
 
     async def jobs(self, request: Request) -> Response:
         """Follow what is on its way into a collection, as server-sent events."""
-        collection = collection_of(request)
+        collection = self.access.readable(request)
         await self.queue.opened.wait()
         ids = [job.id for job in self.queue.jobs(collection) if not job.ended]
         return self._events(ids)
@@ -98,7 +105,7 @@ class DocumentRoutes:
         """Take documents, and ingest them one after the other."""
         if self.shutdown.begun:
             raise ShuttingDown
-        collection = collection_of(request)
+        collection = self.access.changeable(request)
         files = await files_of(request, self.settings.documents, self.settings.limits)
         with named_errors():
             self.library.ingest()  # refuses where there is no embedding model
@@ -109,7 +116,7 @@ class DocumentRoutes:
 
     async def delete_document(self, request: Request) -> Response:
         """Remove a document with its passages."""
-        collection, id_ = collection_of(request), _document_of(request)
+        collection, id_ = self.access.changeable(request), _document_of(request)
         with named_errors():
             async with self.queue.writing:
                 await self.library.store.delete(collection, id_)
@@ -117,7 +124,7 @@ class DocumentRoutes:
 
     async def delete_collection(self, request: Request) -> Response:
         """Remove a collection with everything in it."""
-        collection = collection_of(request)
+        collection = self.access.changeable(request)
         with named_errors():
             async with self.queue.writing:
                 await self.library.store.drop(collection)

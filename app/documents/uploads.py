@@ -8,12 +8,13 @@ from typing import Annotated, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rag_chat import File
+from rag_chat.retriever import By
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from app.errors import InvalidInput, TooLarge, TooSlow
-from app.guard import read_json
+from app.guard.bodies import read_json
 from app.responses import invalid
 from app.settings import Documents, Limits
 
@@ -49,6 +50,7 @@ class Search(BaseModel):
 
     query: Annotated[str, Field(min_length=1, max_length=4000)]
     limit: Annotated[int, Field(ge=1, le=50)] = 5
+    by: By = "both"
 
 
 class BoundedRequest(Request):

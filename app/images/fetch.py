@@ -1,7 +1,7 @@
 """Images by address: fetched by the app, over https, from hosts that an allow-list names, and from nowhere inside.
 
-``app/allow_list.py`` says which addresses those are, and connects to none but the ones it has checked. Each redirect
-passes it again.
+``app/guard/allow_list.py`` says which addresses those are, and connects to none but the ones it has checked. Each
+redirect passes it again.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from app.allow_list import AllowList, NotAllowed, Resolve
 from app.errors import InvalidInput, Refused
+from app.guard.allow_list import AllowList, NotAllowed, Resolve
 from app.images.raster import Bounds, too_many_bytes
 
 REDIRECTS = 3

@@ -9,4 +9,6 @@
     turntaking.py   one request of a session after the other, over all workers
     store.py        sessions and turns in SQL: SQLite or PostgreSQL
     tables.py       their tables
+    session.py      which conversation a request belongs to
+    routes.py       conversations over REST
 """

@@ -20,6 +20,7 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import override
 
 from app.errors import EngineFailed, InvalidInput, ServiceError
+from app.guard.owner import current_owner
 from app.memory.conversation import (
     Gathered,
     in_pairs,
@@ -32,11 +33,10 @@ from app.memory.conversation import (
     worth_keeping,
 )
 from app.memory.counting import Counter, room_for_prompt
+from app.memory.session import current_session
 from app.memory.store import Held, SessionName, Turn
 from app.memory.summary import TOKENS, summarise, with_summary
 from app.memory.turntaking import TurnTaking
-from app.owner import current_owner
-from app.session import current_session
 
 log = logging.getLogger(__name__)
 

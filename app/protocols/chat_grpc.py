@@ -14,8 +14,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 
 from app.errors import InvalidInput
 from app.generated.langserve_vllm.v1 import chat_pb2 as pb
-from app.grpc_calls import Call
-from app.guard import parse_json
+from app.grpc.calls import Call
+from app.guard.bodies import parse_json
 from app.protocols.chat_request import ChatRequest
 from app.protocols.chat_service import ChatService
 

@@ -13,16 +13,16 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import RunnableConfig
 
 from app.catalogue import Catalogue, Choice
+from app.engines.table import ServerTable
 from app.errors import EngineFailed, InvalidInput, Refused, ServiceError, ShuttingDown, TooLarge
 from app.images import ImageCheck
 from app.images.blocks import find_images
+from app.memory.session import current_session
 from app.protocols.chat_request import ChatRequest
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
-from app.session import current_session
 from app.settings import Settings
 from app.shutdown import Shutdown
-from app.table import ServerTable
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from app.errors import InvalidInput, ShuttingDown
-from app.guard import parse_preferences, read_json, while_wanted
+from app.guard.bodies import parse_preferences, read_json, while_wanted
 from app.protocols.chat_request import ChatRequest
 from app.protocols.chat_service import ChatService, gather
 from app.protocols.shapes import Shape

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from app.errors import InvalidInput, ShuttingDown
-from app.guard import parse_json, read_bytes
+from app.guard.bodies import parse_json, read_bytes
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import SESSION_HEADER, Delivery, Wire, session_of, wait_of
 from app.protocols.kserve_bodies import BODIES, flat, from_generate, inflate

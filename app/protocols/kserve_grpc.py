@@ -6,7 +6,7 @@ from typing import Any
 
 from app.errors import InvalidInput, ServiceError, TooLarge, meaning
 from app.generated.inference import inference_pb2 as pb
-from app.grpc_calls import Call
+from app.grpc.calls import Call
 from app.protocols.kserve_parse import VERSION
 from app.protocols.kserve_render import EXTENSIONS, FINAL, PLATFORM, Signature
 from app.protocols.kserve_service import KServe

@@ -18,7 +18,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import BaseModel, ValidationError
 
 from app.errors import InvalidInput, Refused
-from app.guard import parse_json
+from app.guard.bodies import parse_json
 from app.protocols.chat_request import ChatRequest
 from app.protocols.kserve_tensors import InferRequest, Tensor
 from app.responses import invalid

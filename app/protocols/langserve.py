@@ -28,8 +28,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from app.chains import Chain
+from app.engines.table import ServerTable
 from app.errors import InvalidInput, ModelNotReady, ServiceError, ShuttingDown, TooLarge, UnknownRoute
-from app.guard import Preferences, parse_preferences, read_json, while_wanted
+from app.guard.bodies import Preferences, parse_preferences, read_json, while_wanted
 from app.images import ImageCheck
 from app.memory.chain import SESSION, RememberingChain
 from app.openapi import Bodies
@@ -41,7 +42,6 @@ from app.protocols.sse import Event, EventStream, Pump
 from app.responses import invalid, named_errors
 from app.settings import Settings
 from app.shutdown import Shutdown
-from app.table import ServerTable
 from vllm_launcher.registry import ModelSpec
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from app.errors import InvalidInput, TooLarge, describe, meaning
-from app.guard import Preferences
+from app.guard.bodies import Preferences
 from app.responses import name_error
 
 

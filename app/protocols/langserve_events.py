@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from app.errors import describe, describe_progress, meaning, scrub
-from app.guard import CallerLeft
+from app.guard.bodies import CallerLeft
 from app.protocols.sse import Event
 from app.responses import name_error
 from vllm_launcher.status import ServerStatus

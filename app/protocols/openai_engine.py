@@ -1,14 +1,18 @@
 """OpenAI's requests that go to an engine without a chain between: embeddings and images, checked."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from app.catalogue import Choice
 from app.errors import InvalidInput, TooLarge
 from app.protocols.delivery import parse
 from app.settings import Limits
+
+SIZE = r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}|auto"
 
 
 class EmbeddingBody(BaseModel):
@@ -33,20 +37,27 @@ class ImageBody(BaseModel):
     model: str = ""
     prompt: str = Field(min_length=1)
     n: int | None = Field(None, ge=1)
-    size: str | None = Field(None, pattern=r"^([1-9]\d{0,4}x[1-9]\d{0,4}|auto)$")
+    size: str | None = None
     response_format: Literal["b64_json", "url"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     negative_prompt: str | None = None
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: float | None = Field(None, ge=0, le=100)
     true_cfg_scale: float | None = Field(None, ge=0, le=100)
-    seed: int | None = None
+    seed: int | None = Field(None, ge=0, lt=2**63)
     user: str | None = None
     quality: Any = None
     style: Any = None
     background: Any = None
     moderation: Any = None
     output_compression: Any = None
+
+    @field_validator("size")
+    @classmethod
+    def _has_form(cls, size: str | None) -> str | None:
+        if size is None or re.fullmatch(SIZE, size):
+            return size
+        raise PydanticCustomError("size", "a size is WIDTHxHEIGHT in pixels, as 1024x1024, or auto.")
 
 
 UNSUPPORTED_IMAGES = {"stream": "pictures come whole.", "partial_images": "pictures come whole."}

@@ -8,10 +8,10 @@ import httpx2
 from langchain_core.messages import AIMessage, AIMessageChunk
 
 from app.catalogue import Choice
-from app.engine_line import EngineLine
+from app.engines.line import EngineLine
+from app.engines.upstream import translate_answer
 from app.errors import EngineDied, EngineFailed
 from app.protocols.chat_request import ChatRequest
-from app.upstream import translate_answer
 
 PATH = "/completions"
 FOREIGN = ("tools", "tool_choice", "parallel_tool_calls", "thinking", "top_logprobs", "session_id")
@@ -35,6 +35,7 @@ async def complete(choice: Choice, request: ChatRequest, options: Mapping[str, A
     answer = await choice.served.line.ask(PATH, body_of(request, options))
     try:
         (said,) = answer["choices"]
+        _refuse_aborted(said)
         return AIMessage(said["text"], usage_metadata=_usage(answer), response_metadata=_metadata(said))
     except (LookupError, TypeError, ValueError) as error:
         raise EngineFailed("The engine's answer is not of the kind that was asked for.") from error
@@ -56,12 +57,23 @@ async def complete_stream(
             if "error" in event:
                 raise translate_answer(500, event)
             for said in event.get("choices") or ():
+                _refuse_aborted(said)
                 finished = finished or said.get("finish_reason") is not None
                 yield AIMessageChunk(content=said["text"], response_metadata=_metadata(said))
             if event.get("usage"):
                 yield AIMessageChunk(content="", usage_metadata=_usage(event))
     if not finished:
-        raise EngineDied("The engine's answer ended before it was whole.", hint="What arrived is not the whole answer.")
+        raise _cut()
+
+
+def _refuse_aborted(said: Mapping[str, Any]) -> None:
+    """Raise if the engine gave the continuation up: so a vLLM that is shut down ends what it has begun."""
+    if said.get("finish_reason") == "abort":
+        raise _cut()
+
+
+def _cut() -> EngineDied:
+    return EngineDied("The engine's answer ended before it was whole.", hint="What arrived is not the whole answer.")
 
 
 async def _events(line: EngineLine, response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.connection import Answer
+from app.engines.connection import Answer
 from app.errors import ServiceError
-from app.guard import CallerLeft, while_wanted
+from app.guard.bodies import CallerLeft, while_wanted
 from app.protocols.sse import PING, STREAM_HEADERS, Event
 from app.shutdown import Shutdown
 

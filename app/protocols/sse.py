@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import InternalError
-from app.guard import CallerLeft, while_wanted
+from app.guard.bodies import CallerLeft, while_wanted
 from app.shutdown import Shutdown
 
 WAITING = 16

@@ -69,11 +69,11 @@ class DrawingParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     guidance_scale: float | None = None
-    height: int | None = None
+    height: int | None = Field(None, ge=1, le=99_999)
     negative_prompt: str | None = None
     num_inference_steps: int | None = None
     seed: int | None = None
-    width: int | None = None
+    width: int | None = Field(None, ge=1, le=99_999)
 
 
 class DrawingBody(BaseModel):

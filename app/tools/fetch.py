@@ -10,7 +10,7 @@ from rag_chat.errors import RetrievalError
 from rag_chat.parsing import Limits
 from rag_chat.reading import read
 
-from app.allow_list import AllowList, NotAllowed, Resolve
+from app.guard.allow_list import AllowList, NotAllowed, Resolve
 
 BYTES = 1 << 20
 """Of one page; more are not read."""

@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.tools import BaseTool
-from langchain_mcp_adapters.client import MultiServerMCPClient
 from tools_agent import RunLimits, ToolsUnavailable
 
 from app.settings import read_secret
 from vllm_launcher.registry.entries import McpServer, McpUrl, ModelSpec
+
+if TYPE_CHECKING:
+    from langchain_mcp_adapters.client import MultiServerMCPClient
 
 GROUP = "langserve_vllm.tools"
 """Entry points: each a BaseTool, a list of them, or a function that returns one of these."""
@@ -31,6 +33,7 @@ class Toolbox:
     Args:
         named: Tools that are there already.
         servers: MCP servers by name; their tools carry it in front.
+        patience: Seconds for a server to tell its tools.
         now: Tells seconds.
     """
 
@@ -38,13 +41,13 @@ class Toolbox:
         self,
         named: Sequence[BaseTool],
         servers: Mapping[str, McpServer],
+        patience: float = MCP_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._named = [*named]
-        self._client = MultiServerMCPClient(
-            {name: _connection(server) for name, server in servers.items()}, tool_name_prefix=True
-        )
+        self._client = _client(servers) if servers else None
         self._servers = tuple(servers)
+        self._patience = patience
         self._now = now
         self._loading = asyncio.Lock()
         self._loaded: list[BaseTool] = self._named
@@ -68,11 +71,19 @@ class Toolbox:
         return self._loaded
 
     async def _ask(self, name: str) -> list[BaseTool]:
+        client = self._client
+        assert client, "only servers are asked"  # noqa: S101 -- for the types
         try:
-            async with asyncio.timeout(MCP_SECONDS):
-                return await self._client.get_tools(server_name=name)
+            async with asyncio.timeout(self._patience):
+                return await client.get_tools(server_name=name)
         except Exception as error:
             raise ToolsUnavailable(f"The MCP server '{name}' does not answer.", "Is it running?") from error
+
+
+def _client(servers: Mapping[str, McpServer]) -> "MultiServerMCPClient":
+    from langchain_mcp_adapters.client import MultiServerMCPClient  # noqa: PLC0415 -- a quarter of a second, for few
+
+    return MultiServerMCPClient({name: _connection(server) for name, server in servers.items()}, tool_name_prefix=True)
 
 
 def _connection(server: McpServer) -> Any:
@@ -83,8 +94,8 @@ def _connection(server: McpServer) -> Any:
     return {"transport": "stdio", "command": server.command, "args": list(server.args), "env": dict(server.env) or None}
 
 
-def toolbox_of(spec: ModelSpec, included: Included) -> Toolbox:
-    """Return the tools that an entry names.
+def toolbox_of(spec: ModelSpec, included: Included, patience: float = MCP_SECONDS) -> Toolbox:
+    """Return the tools that an entry names. ``patience``: seconds for an MCP server to tell its own.
 
     Raises:
         ValueError: There is no such tool, or it cannot be made.
@@ -101,7 +112,7 @@ def toolbox_of(spec: ModelSpec, included: Included) -> Toolbox:
             named.extend(_loaded(installed[name]))
         else:
             raise ValueError(f"there is no tool '{name}': there are {', '.join(sorted({*included, *installed}))}")
-    return Toolbox(named, chain.mcp_servers)
+    return Toolbox(named, chain.mcp_servers, patience)
 
 
 def _loaded(point: EntryPoint) -> list[BaseTool]:

@@ -9,7 +9,7 @@ from typing import Protocol
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
-from app.gate import key_of
+from app.guard.gate import key_of
 from app.web.assets import SECURITY, assets, links, templates
 from app.web.cards import LABELS, WORKING, cards
 from vllm_launcher import __version__

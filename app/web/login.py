@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Template
 
-from app.gate import SESSION_COOKIE, Gate
-from app.guard import read_bytes
+from app.guard.bodies import read_bytes
+from app.guard.gate import SESSION_COOKIE, Gate
 from app.settings import Settings
 from app.web.assets import SECURITY
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
 from app.errors import UnknownPicture
-from app.gallery import MEDIA_TYPES, PREFIX, Gallery
+from app.images.gallery import MEDIA_TYPES, PREFIX, Gallery
 
 HEADERS = {
     "Cache-Control": "private, max-age=86400, immutable",

@@ -129,10 +129,10 @@ class App:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, **settings: str) -> AsyncGenerator[App]:
+async def running(folder: Path, models: Any = MODELS, **settings: str) -> AsyncGenerator[App]:
     """Run the app on a free port; kill it at the end, whatever happened."""
     port = free_port()
-    process = await start(folder, port, **settings)
+    process = await start(folder, port, models, **settings)
     timeout = aiohttp.ClientTimeout(total=DEADLINE)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         try:
@@ -181,13 +181,13 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def ready_app(folder: Path, engine: EndlessEngine, **settings: str) -> AsyncGenerator[App]:
+async def ready_app(folder: Path, engine: EndlessEngine, models: Any = MODELS, **settings: str) -> AsyncGenerator[App]:
     """Run the app with a ready model in front of ``engine``."""
     async with engine.serve() as endpoint:
         server = ServerStatus(model="tiny", state="ready", served_name="tiny", endpoint=endpoint, pid=os.getpid())
         async with (
             ControlServer(StillLauncher(server), folder / "control.sock", heartbeat=0.2),
-            running(folder, **settings) as app,
+            running(folder, models, **settings) as app,
         ):
             await app.until_ready()
             yield app

@@ -15,6 +15,7 @@ separated::
     loses-sigterm    SIGTERM before it is ready is lost
     ignores-sigterm  SIGTERM is ignored
     worker           has a worker process, which outlives SIGKILL of its parent
+    needs-worker     has a worker process, and does as vLLM does when that dies: an error event, [DONE], exit code 0
     setsid-worker    has a worker in a session of its own, whose parent is gone
     shm              holds the shared memory FAKE_SHM, as multiprocessing makes it
     gate             /health says 503 until the file FAKE_GATE exists
@@ -67,6 +68,7 @@ class Engine:
         self.draining = False
         self.asleep = False
         self.warm = False
+        self.broken = False
 
     def healthy(self) -> bool:
         return "never-ready" not in MODES and ("gate" not in MODES or os.path.exists(GATE))  # noqa: PTH110 - -S
@@ -155,11 +157,12 @@ class Handler(BaseHTTPRequestHandler):
         for number in range(tokens):
             self.engine.step()
             self.event({"choices": [{"delta": {"content": f"word{number} "}}]})
-            if "dies-in-stream" in MODES:
+            if "dies-in-stream" in MODES or self.engine.broken:
                 self.event({"error": {"message": "EngineCore encountered an issue.", "code": 500}})
                 self.wfile.write(b"data: [DONE]\n\n")
                 leave(0)
             time.sleep(PACE)
+        self.event({"choices": [{"delta": {}, "finish_reason": "length"}]})
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 
@@ -200,9 +203,20 @@ def on_sigterm(engine: Engine) -> None:
         threading.Thread(target=drain, args=(engine,), daemon=True).start()
 
 
-def start_workers() -> None:
+def end_with(worker: Any, engine: Engine) -> None:
+    """Wait for a worker's death, and die of it: streams are told first, by the thread that serves them."""
+    worker.wait()
+    engine.broken = True
+    while engine.running:
+        time.sleep(0.005)
+    leave(0)
+
+
+def start_workers(engine: Engine) -> None:
     """Start the processes that the modes ask for."""
     command = [sys.executable, "-I", "-S", "-c", WORKER]
+    if "needs-worker" in MODES:
+        threading.Thread(target=end_with, args=(subprocess.Popen(command), engine), daemon=True).start()
     if "worker" in MODES:
         subprocess.Popen(command)
     if "setsid-worker" in MODES:
@@ -231,7 +245,7 @@ def main() -> None:
     if "exits" in MODES:
         print(TRACEBACK, flush=True)
         sys.exit(EXIT)
-    start_workers()
+    start_workers(engine)
     memory = hold_shared_memory()
     Handler.engine = engine
     server = ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.process.conftest import MakeFleet
-from tests.process.fleet import BRISK, IMPATIENT, engine_launch, until
+from tests.process.fleet import BRISK, DEADLINE, IMPATIENT, engine_launch, until
 from tests.processes import until_gone
 from vllm_launcher.keeping.health import HttpHealth
 from vllm_launcher.keeping.launcher import Build, External, Launcher, ServerSpec
@@ -26,14 +26,20 @@ ONCE = RestartPolicy(most_failures=1)
 """The first failure is final."""
 
 
-async def chat(launcher: Launcher, model: str, *, max_tokens: int = 4) -> list[str]:
-    """Stream a chat from a ready server; the events' data."""
+async def chat(launcher: Launcher, model: str, *, max_tokens: int = 4, heard: asyncio.Event | None = None) -> list[str]:
+    """Stream a chat from a ready server; the events' data. ``heard`` is set when the first has come."""
+    lines: list[str] = []
     server = launcher.status().server(model)
     assert server is not None
     body = {"model": server.served_name, "stream": True, "max_tokens": max_tokens}
     url = f"{server.endpoint}/v1/chat/completions"
     async with aiohttp.ClientSession() as session, session.post(url, json=body) as answer:
-        return [line.decode().removeprefix("data: ").strip() async for line in answer.content if line.strip()]
+        async for line in answer.content:
+            if line.strip():
+                lines.append(line.decode().removeprefix("data: ").strip())
+            if heard is not None:
+                heard.set()
+    return lines
 
 
 async def test_a_well_behaved_engine_gets_ready_and_serves(fleet: MakeFleet) -> None:
@@ -176,6 +182,27 @@ async def test_an_engine_that_crashes_again_and_again_is_given_up(fleet: MakeFle
         assert revived.restarts == 0
 
 
+async def test_sigkill_of_a_worker_in_mid_stream_is_a_crash_that_leaves_nothing(fleet: MakeFleet) -> None:
+    """The client sees the error event and no finish; the whole server is restarted, with a worker of its own."""
+    crew = fleet(team="needs-worker")
+    async with crew.launcher() as launcher:
+        events = launcher.events()
+        ready = await until(events, "team", "ready")
+        before = crew.processes()
+        (worker,) = [process for process in before if "-c" in process.cmdline()]
+        heard = asyncio.Event()
+        under_way = asyncio.create_task(chat(launcher, "team", max_tokens=100_000, heard=heard))
+        await asyncio.wait_for(heard.wait(), DEADLINE)
+        worker.kill()
+        lines = await asyncio.wait_for(under_way, DEADLINE)
+        assert "EngineCore encountered an issue" in lines[-2]
+        assert not any("finish_reason" in line for line in lines)
+        again = await until(events, "team", lambda server: server.state == "ready" and server.restarts == 1)
+        assert again.pid != ready.pid
+        assert until_gone(before, within=DEADLINE) == []
+        assert (await chat(launcher, "team"))[-1] == "[DONE]"
+
+
 @pytest.mark.parametrize("modes", ["worker", "setsid-worker", "worker,setsid-worker,ignores-sigterm"])
 async def test_sigkill_of_the_api_process_leaves_no_worker(fleet: MakeFleet, modes: str) -> None:
     """Workers go with it, in whatever session they are, before the next attempt starts."""
@@ -280,7 +307,9 @@ async def test_unloading_lets_the_open_stream_finish(fleet: MakeFleet) -> None:
         draining = await until(events, "good", "draining")
         assert draining.endpoint is None
         assert not stream.done()
-        assert len(await stream) == 31
+        whole = await stream
+        assert [line for line in whole if "word" in line] == whole[:30]
+        assert whole[-1] == "[DONE]"
         assert (await unloading).state == "stopped"
 
 

@@ -72,6 +72,7 @@ async def test_tls_is_spoken_until_the_app_says_goodbye(tmp_path: Path) -> None:
             async for _ in pieces:
                 pass
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "x-request-id" in dict(error.value.trailing_metadata() or ())
         async with asyncio.timeout(DEADLINE):
             await engine.left.wait()
             assert await app.process.wait() in (0, -signal.SIGTERM)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 
@@ -130,6 +131,38 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_frees_the_engine(app: 
     assert memory(app) - before < 64 * 1024 * 1024
     writer.close()
     del reader
+
+
+async def test_fifty_clients_that_read_nothing_hold_little(app: App, engine: EndlessEngine) -> None:
+    """Each is cut off after its time, and until then the app holds no more than the socket takes."""
+    engine.forget()
+    address = urlsplit(app.url)
+    before, over = memory(app), await ended(app)
+    question = post(json.dumps(QUESTION).encode(), "/tiny/stream_log", "Content-Type: application/json")
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(50):
+            silent = socket.socket()
+            stack.callback(silent.close)
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)  # full at once
+            silent.settimeout(0)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(silent, (address.hostname, address.port))
+            await loop.sock_sendall(silent, question)
+        held = [memory(app)]
+
+        async def look() -> float:
+            held.append(memory(app))
+            return await ended(app)
+
+        await eventually(look, lambda requests: requests == over + 50, within=DEADLINE)
+    assert max(held) - before < 64 * 1024 * 1024
+
+
+async def ended(app: App) -> float:
+    """Requests of LangServe that are over, as the app's metrics say; those of an endless engine were cut off."""
+    text = await (await app.session.get(f"{app.url}/metrics")).text()
+    lines = [line for line in text.splitlines() if line.startswith("langserve_vllm_requests_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if 'protocol="langserve"' in line)
 
 
 def memory(app: App) -> int:

@@ -44,7 +44,7 @@ async def test_a_killed_ingest_leaves_a_store_that_answers_and_goes_on(tmp_path:
     passages, embeddings = PassageStore(Where(str(store))), DeterministicFakeEmbedding(size=16)
     try:
         assert await passages.records("docs") == []
-        retriever = HybridRetriever(store=passages, embeddings=embeddings, collection="docs", passages=1)
+        retriever = HybridRetriever(store=passages, embeddings=embeddings, collection="docs", passages=1, by="words")
         (found,) = await retriever.ainvoke("widget100")
         assert found.page_content == "This is about widget100."
         ingest = Ingest(passages, embeddings, "fake", Limits())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -67,7 +67,9 @@ class Running:
         return process.returncode, told.decode()
 
 
-async def start_launcher(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
+async def start_launcher(
+    folder: Path, *arguments: str, output: int | IO[bytes] = asyncio.subprocess.PIPE
+) -> asyncio.subprocess.Process:
     """A command line, in that folder."""
     env = environment(LANGSERVE_VLLM_RUN=str(folder / "run"), COLUMNS="200")
     return await asyncio.create_subprocess_exec(
@@ -77,7 +79,7 @@ async def start_launcher(folder: Path, *arguments: str) -> asyncio.subprocess.Pr
         *arguments,
         cwd=ROOT,
         env=env,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=output,
         stderr=asyncio.subprocess.STDOUT,
     )
 
@@ -199,3 +201,27 @@ async def test_every_command_speaks_json(running: Running) -> None:
     code, told = await running.command("logs", "gone", "--json")
     assert code == 1
     assert "gone" in told
+
+
+async def test_a_log_beside_the_list_does_not_feed_itself(tmp_path: Path) -> None:
+    """``up > up.log`` in the folder of the list: an edit is taken over, and no line is about the log's own growth."""
+    log = tmp_path / "up.log"
+    async with fake_engine() as engine:
+        launcher = Running(tmp_path, engine)
+        launcher.write("kept")
+        arguments = ("up", "--models", str(launcher.models), "--no-app")
+        with log.open("wb") as output:
+            launcher.process = await start_launcher(tmp_path, *arguments, output=output)
+        try:
+            await launcher.until(is_ready("kept"))
+            launcher.write("kept", "added")
+            await launcher.until(is_ready("added"))
+            assert await launcher.command("stop") == (0, "stopped\n")
+            await asyncio.wait_for(launcher.process.wait(), DEADLINE)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                launcher.process.kill()
+            await launcher.process.wait()
+    told = log.read_text()
+    assert "was taken over" in told
+    assert "detected" not in told

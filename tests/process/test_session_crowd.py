@@ -10,11 +10,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
+from app.guard.owner import current_owner
 from app.memory.chain import Habits, RememberingChain
 from app.memory.counting import Counter
 from app.memory.store import SessionName, SessionStore, open_store
 from app.memory.turntaking import TurnTaking
-from app.owner import current_owner
 from tests.process.fleet import DEADLINE
 
 SESSIONS = 50

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ import psutil
 import pytest
 from aiohttp import web
 
-from tests.processes import eventually
 from tests.product import Product, start
-from vllm_launcher.keeping.child import SETTLED
 
 pytestmark = pytest.mark.timeout(240)
 SESSION = {"configurable": {"session_id": "s1"}}
@@ -116,19 +113,9 @@ async def stored(product: Product) -> list[str]:
     return [message["content"] for message in response.json()["messages"]]
 
 
-async def settled_app(product: Product) -> psutil.Process:
-    """The app's process, once it is old enough for its launcher to start it again.
-
-    Counted from when it was first seen: the kernel's clock for the start of a process may be off.
-    """
+def app_of(product: Product) -> psutil.Process:
+    """The app's process."""
     (app,) = [each for each in product.family() if each.cmdline()[1:] == ["-m", "app"]]
-
-    seen = time.monotonic()
-
-    async def age() -> float:
-        return time.monotonic() - seen
-
-    await eventually(age, lambda seconds: seconds > SETTLED + 0.5, within=STARTED_WITHIN)
     return app
 
 
@@ -166,7 +153,7 @@ async def test_a_conversation_goes_on_after_whatever_is_killed(tmp_path: Path) -
             await asyncio.to_thread(product.wait_ready, STARTED_WITHIN)
             assert await say(product, "three") == "6 messages"
 
-            app = await settled_app(product)
+            app = app_of(product)
             async with half_an_answer(product) as rest:
                 app.kill()
                 with contextlib.suppress(httpx.TransportError):

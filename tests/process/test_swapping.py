@@ -41,7 +41,7 @@ async def ask(session: aiohttp.ClientSession, endpoint: str, model: str) -> str:
             if text == "[DONE]":
                 return "".join(words)
             if text:
-                words.append(json.loads(text)["choices"][0]["delta"]["content"])
+                words.append(json.loads(text)["choices"][0]["delta"].get("content", ""))
     raise AssertionError(f"cut off after {len(words)} words")
 
 

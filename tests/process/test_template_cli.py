@@ -1,4 +1,4 @@
-"""SmolLM2's package is a LangChain template: langchain-cli serves it, and adds it to somebody's app."""
+"""The packages are LangChain templates: langchain-cli serves them, and adds them to somebody's app."""
 
 import contextlib
 import os
@@ -14,13 +14,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from rag_chat import File, Ingest, Limits, PassageStore, Where
 
 from tests.process.fleet import DEADLINE, engine_launch
 from tests.processes import MARK, eventually, family, until_gone
 from tests.surroundings import ROOT, environment, missing
+from tests.unit.corpus import GOOD, image_url, uri
 
 pytestmark = pytest.mark.timeout(400)
-TEMPLATE = ROOT / "packages" / "smollm2-chat"
+PICTURE = uri(GOOD["png"])
+PACKAGES = ROOT / "packages"
 START = 90.0
 """Seconds for a server with reload: two Pythons import LangChain, one after the other."""
 
@@ -70,7 +74,13 @@ class Shell:
         """Its own home, so that no cache of the person's is read or written."""
         where = os.pathsep.join(map(str, (self.home, *self.path)))
         told = {"HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home), "PYTHONPATH": where, MARK: self.mark}
-        return environment(**told, VLLM_BASE_URL=f"{self.engine_url}/v1", VLLM_MODEL="smollm2")
+        engine = {"VLLM_BASE_URL": f"{self.engine_url}/v1", "VLLM_MODEL": "smollm2"}
+        retrieval = {
+            "VLLM_EMBEDDINGS_URL": f"{self.engine_url}/v1",
+            "VLLM_EMBEDDINGS_MODEL": "smollm2",
+            "QDRANT_PATH": str(self.home / "documents"),
+        }
+        return environment(**told, **engine, **retrieval)
 
     def run(self, *command: str, cwd: Path) -> str:
         """Run a command to its end; return what it said."""
@@ -155,12 +165,51 @@ def repository(shell: Shell, tmp_path: Path) -> Path:
     return there
 
 
-async def test_the_template_serves_itself(shell: Shell) -> None:
+async def fill(folder: Path) -> None:
+    """Bring a document into an embedded store."""
+    store = PassageStore(Where(str(folder)))
+    ingest = Ingest(store, DeterministicFakeEmbedding(size=2), "fake", Limits())
+    assert [progress.phase async for progress in ingest("docs", File("rivers.md", b"# Rivers\nThe Elbe."))][
+        -1
+    ] == "done"
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("package", "ends"),
+    [("smollm2-chat", ""), ("tools-agent", ""), ("rag-chat", "[1] rivers.md, “Rivers”, line 2")],
+)
+async def test_a_template_serves_itself(shell: Shell, package: str, ends: str) -> None:
     """``langchain template serve`` inside the package: documentation, playground and an answer."""
-    async with shell.serving("template", "serve", cwd=TEMPLATE) as url:
+    await fill(shell.home / "documents")
+    async with shell.serving("template", "serve", cwd=PACKAGES / package) as url:
         async with httpx.AsyncClient(base_url=url, timeout=DEADLINE) as client:
             assert (await client.get("/playground/")).status_code == 200
-        assert (await answer(url)).startswith("word")
+        said = await answer(url)
+    assert said.startswith("word")
+    assert said.strip().endswith(ends)
+
+
+async def test_the_template_that_sees_serves_itself(shell: Shell) -> None:
+    """It takes a picture beside a question."""
+    asked = [{"role": "user", "content": [{"type": "text", "text": "hi"}, image_url(PICTURE)]}]
+    async with (
+        shell.serving("template", "serve", cwd=PACKAGES / "glm4v-chat") as url,
+        httpx.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
+        assert (await client.get("/playground/")).status_code == 200
+        answered = await client.post("/invoke", json={"input": {"messages": asked}})
+    assert answered.json()["output"]["content"].startswith("word")
+
+
+async def test_the_template_that_draws_serves_itself(shell: Shell) -> None:
+    """It says what it takes, and its playground asks for that."""
+    async with (
+        shell.serving("template", "serve", cwd=PACKAGES / "image-generation") as url,
+        httpx.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
+        assert (await client.get("/playground/")).status_code == 200
+        assert "negative_prompt" in (await client.get("/input_schema")).text
 
 
 async def test_the_template_can_be_added_to_an_app(shell: Shell, repository: Path, tmp_path: Path) -> None:

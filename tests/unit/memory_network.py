@@ -11,11 +11,11 @@ from typing import Any, cast
 import httptools
 import httpx2
 
-from app.connection import Connections
+from app.engines.connection import Connections
 
 
 class MemoryNetwork:
-    """``app.connection.Connect`` for an engine.
+    """``app.engines.connection.Connect`` for an engine.
 
     Args:
         engine: Answers.

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from app.admission import Admission, Line, Place
 from app.errors import QueueFull
+from app.guard.admission import Admission, Line, Place
 
 
 def line(places: int = 1, longest: int = 4, patience: float = 5) -> Line:
@@ -76,6 +76,19 @@ async def test_an_owner_with_many_requests_does_not_hold_up_another() -> None:
     for _ in range(6):
         await callers.leave()
     assert callers.served == ["a", "a", "b", "c", "a", "b", "a"]
+
+
+async def test_a_hundred_waiting_requests_do_not_starve_another() -> None:
+    """Whoever comes last with one is served after the one under way, not after the hundred."""
+    before = line(longest=128)
+    callers = Callers(before)
+    for _ in range(101):
+        await callers.come("many")
+    await callers.come("one")
+    for _ in range(2):
+        await callers.leave()
+    assert "one" in callers.served[:3]
+    assert before.waiting == 99
 
 
 async def test_a_full_line_refuses_a_newcomer_and_says_when_to_come_back() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.allow_list import AllowList, NotAllowed, is_public
+from app.guard.allow_list import AllowList, NotAllowed, is_public
 
 LIST = AllowList(("example.org", "*.example.net", "example.com:8443"))
 

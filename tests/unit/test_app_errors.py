@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import errors
+from app.engines.upstream import translate, translate_transport
 from app.errors import MEANINGS, ServiceError, describe, meaning, scrub
 from app.responses import invalid
-from app.upstream import translate, translate_transport
 
 REQUEST = httpx2.Request("POST", "http://127.0.0.1:41003/v1/chat/completions")
 
@@ -169,7 +169,7 @@ def test_problems_of_an_input_name_places_and_never_values() -> None:
 
 def test_every_sentence_of_ours_is_free_of_addresses() -> None:
     """The sources of these texts are checked as a whole: no address is written into one."""
-    for module in ("errors", "upstream", "endpoint", "table"):
+    for module in ("errors", "engines/upstream", "engines/endpoint", "engines/table"):
         source = (Path(errors.__file__).parent / f"{module}.py").read_text()
         assert "127.0.0.1" not in source, module
 

@@ -10,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput, ShuttingDown
-from app.guard import CallerLeft, parse_json, parse_preferences, while_wanted
+from app.guard.bodies import CallerLeft, parse_json, parse_preferences, while_wanted
 from app.shutdown import Shutdown
 from tests.unit.scripted import SOON
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.certificate import read_pair
+from app.guard.certificate import read_pair
 from tests.certificates import make_certificate
 
 

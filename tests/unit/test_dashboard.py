@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from app.admission import Admission
-from app.call import Call
-from app.metrics import Metrics
-from app.table import ServerTable
+from app.engines.table import ServerTable
+from app.guard.admission import Admission
+from app.guard.call import Call
+from app.telemetry.metrics import Metrics
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy" / "grafana-dashboard.json").read_text())
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]

@@ -19,6 +19,7 @@ from app.server import create_app
 from app.settings import Documents, Settings
 from tests.unit.scripted import MODEL, SOON, ScriptedEngine, ScriptedLauncher, caller, running, says, server
 from tests.unit.scripted import settings as usual
+from vllm_launcher.keys import KeyStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # langserve's own
 EMBEDDER = "embedder"
@@ -52,9 +53,9 @@ def reply(body: Mapping[str, Any]) -> Any:
     return embed(body) if "input" in body else says("It flows there [1].")(body)
 
 
-def told(folder: Path, **documents: Any) -> Settings:
+def told(folder: Path, *, keys: bool = False, **documents: Any) -> Settings:
     """Settings with our entries beside the usual one."""
-    made = usual(folder, documents=Documents(**documents))
+    made = usual(folder, documents=Documents(**documents), keys=folder / "keys.sqlite", require_keys=keys)
     listed = json.loads(made.models.read_text())
     made.models.write_text(json.dumps({"models": [*listed["models"], *ENTRIES]}))
     return made
@@ -62,11 +63,11 @@ def told(folder: Path, **documents: Any) -> Settings:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, engine: httpx2.AsyncBaseTransport | None = None, *, up: bool = True, **documents: Any
+    folder: Path, engine: httpx2.AsyncBaseTransport | None = None, *, up: bool = True, **told_: Any
 ) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of an app that keeps documents in ``folder``; the embedding model is ready unless told otherwise."""
+    """A client of an app with the settings of ``told``; the embedding model is ready unless it is said not to be."""
     launcher = ScriptedLauncher(server(), server("ready" if up else "failed", model=EMBEDDER, served_name=EMBEDDER))
-    app = create_app(told(folder, **documents), launcher=launcher, connections=engine or ScriptedEngine(reply))
+    app = create_app(told(folder, **told_), launcher=launcher, connections=engine or ScriptedEngine(reply))
     async with running(app), caller(app) as client, asyncio.timeout(60):
         yield client
 
@@ -174,6 +175,55 @@ async def test_a_bad_upload_is_refused(tmp_path: Path) -> None:
             response = await client.post(f"/documents/{name}", json={"documents": [{"source": "a.md", "text": "x"}]})
             assert (response.status_code, response.json()["error"]["param"]) == (422, "collection"), name
         assert (await client.get("/documents")).json() == {"collections": []}
+
+
+async def test_only_a_key_made_for_it_changes_documents(tmp_path: Path) -> None:
+    """A key that may use a chain reads what it answers from; one for other models sees nothing of it."""
+    with KeyStore.opened(tmp_path / "keys.sqlite") as keys:
+
+        def key(**may: Any) -> dict[str, str]:
+            return {"authorization": f"Bearer {keys.create('alice', **may)[1]}"}
+
+        writes, any_, of_rag, of_others = key(documents=True), key(), key(models=("rag",)), key(models=(MODEL,))
+        async with serving(tmp_path, keys=True) as client:
+            body = {"documents": [{"source": "rivers.md", "text": RIVERS}]}
+            for refused in (any_, of_rag, of_others):
+                response = await client.post("/documents/docs", json=body, headers=refused)
+                assert (response.status_code, response.json()["error"]["type"]) == (403, "not_allowed")
+                assert (await client.delete("/documents/docs", headers=refused)).status_code == 403
+            assert (await client.post("/documents/docs", json=body)).status_code == 401
+            assert (await client.post("/documents/docs", json=body, headers=writes)).status_code == 202
+            assert "event: end" in (await client.get("/documents/docs/jobs", headers=of_rag)).text
+            asked = {"query": "Cologne", "limit": 1}
+            for reads in (writes, any_, of_rag):
+                found = await client.post("/documents/docs/search", json=asked, headers=reads)
+                page = await client.get(found.json()["passages"][0]["url"], headers=reads)
+                assert page.status_code == 200
+                assert (await client.get("/documents", headers=reads)).json() == {"collections": ["docs"]}
+            assert (await client.get("/documents", headers=of_others)).json() == {"collections": []}
+            for path in ("/documents/docs", f"/documents/docs/{page.json()['document']['id']}", "/documents/docs/jobs"):
+                assert (await client.get(path, headers=of_others)).status_code == 403
+            assert (await client.post("/documents/docs/search", json=asked, headers=of_others)).status_code == 403
+            answer = await client.post("/rag/invoke", json={"input": "Which river?"}, headers=of_rag)
+            assert answer.status_code == 200
+            assert (await client.delete("/documents/docs", headers=writes)).status_code == 204
+
+
+async def test_a_search_by_one_half_alone(tmp_path: Path) -> None:
+    """For who wants to know why a passage is found: by meaning, or by words."""
+    async with serving(tmp_path) as client:
+        await ingest(client, "rivers.md", RIVERS)
+
+        async def texts(**asked: Any) -> list[str]:
+            found = await client.post("/documents/docs/search", json=asked)
+            assert found.status_code == 200, found.text
+            return [each["text"] for each in found.json()["passages"]]
+
+        assert await texts(query="Cologne", by="words") == ["The Rhine flows through Cologne."]
+        assert len(await texts(query="Cologne", by="meaning")) == 2
+        assert await texts(query="???", by="words") == []
+        refused = await client.post("/documents/docs/search", json={"query": "x", "by": "smell"})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (422, "invalid_input")
 
 
 async def test_more_than_may_wait_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from image_generation import Picture
 
-from app.gallery import NAME, PREFIX, Gallery
+from app.images.gallery import NAME, PREFIX, Gallery
 
 
 def picture(size: int = 10, kind: str = "png") -> Picture:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -13,8 +14,8 @@ from grpc import StatusCode
 from app import errors
 from app.errors import MEANINGS, InvalidInput, Refused, ServiceError, ShuttingDown, TooManyWaiting
 from app.generated.langserve_vllm.v1 import chat_pb2 as pb
-from app.grpc_calls import Call, Calls, admit_all, read_metadata, snake
-from app.grpc_errors import DETAILS, status_code, status_details, trailing_metadata
+from app.grpc.calls import Call, Calls, admit_all, read_metadata, snake
+from app.grpc.errors import DETAILS, status_code, status_details, trailing_metadata
 from app.shutdown import Shutdown
 
 METHOD = "/langserve_vllm.v1.ChatService/Chat"
@@ -31,6 +32,7 @@ class Context:
         self._metadata = metadata
         self._remaining = remaining
         self.sent: list[Any] = []
+        self.trailing: dict[str, Any] = {}
         self.told: tuple[StatusCode, str, Mapping[str, Any]] | None = None
 
     def invocation_metadata(self) -> Any:
@@ -40,6 +42,10 @@ class Context:
     def time_remaining(self) -> float | None:
         """Until the deadline."""
         return self._remaining
+
+    def set_trailing_metadata(self, pairs: Any) -> None:
+        """What the caller gets at the end."""
+        self.trailing = dict(pairs)
 
     async def write(self, message: Any) -> None:
         """Send."""
@@ -116,6 +122,25 @@ async def test_an_error_ends_a_call_with_its_status() -> None:
     code, sentence, trailing = context.told
     assert (code, sentence) == (StatusCode.INVALID_ARGUMENT, "No. Ask otherwise.")
     assert Status.FromString(trailing[DETAILS]).message == sentence
+
+
+async def test_every_call_tells_its_request_id() -> None:
+    """The caller's where it is harmless, else a new one; whether it fails or not, and the service is told the same."""
+    seen: list[str] = []
+
+    async def answer(_: Any, call: Call) -> None:
+        seen.append(call.metadata["x-request-id"])
+
+    fine, odd, failed = Context((("x-request-id", "mine-1"),)), Context((("x-request-id", "a b\n"),)), Context()
+    await run(answer, fine)
+    await run(answer, odd)
+    assert (fine.trailing, odd.trailing) == ({"x-request-id": seen[0]}, {"x-request-id": seen[1]})
+    assert seen[0] == "mine-1"
+    assert re.fullmatch(r"[0-9a-f]{24}", seen[1])
+    with pytest.raises(Aborted):
+        await run(lambda *_: raise_(Refused("No.")), failed)
+    assert failed.told is not None
+    assert failed.told[2]["x-request-id"] == failed.trailing["x-request-id"]
 
 
 async def test_an_error_nobody_foresaw_says_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,8 +13,8 @@ import httpx2
 import pytest
 
 from app.errors import NotAllowed, Unauthorized
-from app.guarding import NoKeysError
-from app.owner import current_owner
+from app.guard.guarding import NoKeysError
+from app.guard.owner import current_owner
 from app.server import create_app
 from tests.unit.scripted import (
     MODEL,
@@ -116,6 +116,21 @@ async def test_without_a_key_nothing_is_answered(service: Guarded, method: str, 
 async def test_what_tells_nothing_is_answered_without_a_key(service: Guarded, path: str) -> None:
     """Whether the service lives, and the way to show a key."""
     assert (await service.client.get(path)).status_code == 200
+
+
+async def test_a_picture_is_shown_to_who_has_its_address(tmp_path: Path) -> None:
+    """Its name is the secret; nothing else below ``/pictures/`` is answered, and nothing can be done to it."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    name = f"{'a' * 32}.png"
+    (pictures / name).write_bytes(b"PNG")
+    async with guarded(tmp_path, pictures=pictures) as service:
+        shown = await service.client.get(f"/pictures/{name}")
+        assert (shown.status_code, shown.content) == (200, b"PNG")
+        assert (await service.client.get(f"/pictures/{'b' * 32}.png")).status_code == 404
+        for other in ("a.png", "", f"{name}/invoke", "../models", "input_schema"):
+            assert (await service.client.get(f"/pictures/{other}")).status_code == 401
+        assert (await service.client.delete(f"/pictures/{name}")).status_code == 405
 
 
 async def test_not_ready_names_no_model_without_a_key(tmp_path: Path) -> None:
@@ -499,7 +514,7 @@ async def check_measures(service: Guarded) -> None:
     text = (await service.client.get("/metrics", headers=prometheus)).text
     both = f'model="{MODEL}",protocol="langserve"'
     assert f'langserve_vllm_requests_total{{model="{MODEL}",outcome="complete",protocol="langserve"}} 2.0' in text
-    assert 'langserve_vllm_errors_total{kind="invalid_input",model="",protocol="langserve"} 1.0' in text
+    assert f'langserve_vllm_errors_total{{kind="invalid_input",{both}}} 1.0' in text
     assert f'langserve_vllm_tokens_total{{kind="prompt",{both}}} 3.0' in text
     assert f"langserve_vllm_time_to_first_token_seconds_count{{{both}}} 1.0" in text
     assert f"langserve_vllm_active_streams{{{both}}} 0.0" in text
@@ -511,6 +526,43 @@ async def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
     async with guarded(tmp_path, keys=False, metrics=False) as service:
         assert (await service.client.post(INVOKE, json=QUESTION)).status_code == 200
         assert (await service.client.get("/metrics")).status_code == 404
+
+
+async def test_a_probe_that_hears_not_yet_is_no_error(tmp_path: Path) -> None:
+    """Of the service, of KServe's, of one model: load balancers ask all the time, and nothing failed."""
+    fields = {"audit_log": tmp_path / "audit.jsonl"}
+    app = create_app(
+        settings(tmp_path, **fields),
+        launcher=ScriptedLauncher(server("starting")),
+        connections=ScriptedEngine(says("x")),
+    )
+    async with running(app), caller(app) as client:
+        for path in ("/ready", "/v2/health/ready", f"/v2/models/{MODEL}/ready", f"/models/{MODEL}/health"):
+            assert (await client.get(path)).status_code == 503
+        text = (await client.get("/metrics")).text
+    app.state.guarding.audit.close()
+    assert "langserve_vllm_errors_total{" not in text
+    assert 'langserve_vllm_requests_total{model="",outcome="complete",protocol="kserve"} 2.0' in text
+    assert not (tmp_path / "audit.jsonl").exists()
+
+
+async def test_a_refused_request_is_noted_with_its_model(tmp_path: Path) -> None:
+    """Where the path names it, or the body was read before the refusal: 401, 403 and 429."""
+    async with guarded(tmp_path) as service:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+        other, once, prometheus = (
+            service.key(**limits) for limits in ({"models": ("other",)}, {"requests_per_minute": 1}, {"metrics": True})
+        )
+        await service.client.post(INVOKE, json=QUESTION)
+        await service.client.post(INVOKE, json=QUESTION, headers=other)
+        await service.client.post("/v1/chat/completions", json=body, headers=other)
+        for _ in range(2):
+            await service.client.post(f"/v2/models/{MODEL}/generate", json={"text_input": "Hi"}, headers=once)
+        text = (await service.client.get("/metrics", headers=prometheus)).text
+        noted = [(line["model"], line["status"]) for line in service.audit()]
+    assert noted == [(MODEL, status) for status in (401, 403, 403, 200, 429)]
+    assert f'langserve_vllm_errors_total{{kind="not_allowed",model="{MODEL}",protocol="openai"}} 1.0' in text
+    assert f'langserve_vllm_errors_total{{kind="over_limit",model="{MODEL}",protocol="kserve"}} 1.0' in text
 
 
 @pytest.mark.parametrize("way", ["invoke", "stream"])

@@ -11,8 +11,8 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from PIL import Image
 
-from app.allow_list import AllowList
 from app.errors import CallerError, InvalidInput, Refused, TooLarge, meaning
+from app.guard.allow_list import AllowList
 from app.images import ImageCheck, ImageFetcher
 from app.settings import Limits
 from tests.unit.corpus import ADDRESSES, BAD, GOOD, animation, deep, encoded, halves, image_url, opened, sideways, uri

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import OverLimit
-from app.key_limits import SILENCE, KeyLimits
+from app.guard.key_limits import SILENCE, KeyLimits
 from tests.processes import eventually
 from vllm_launcher.keys import Key
 

@@ -148,7 +148,7 @@ def test_create_as_json_tells_every_limit(tmp_path: Path) -> None:
 
 def test_list_never_tells_a_secret(tmp_path: Path) -> None:
     """Neither in words nor as JSON; revoked keys stay listed."""
-    text = call(tmp_path, "create", "alice", "--streams", "2").stdout.strip()
+    text = call(tmp_path, "create", "alice", "--streams", "2", "--documents").stdout.strip()
     identity = text.split("_")[1]
     assert json.loads(call(tmp_path, "revoke", identity, "--json").stdout)["state"] == "revoked"
     for told in (call(tmp_path, "list").stdout, call(tmp_path, "list", "--json").stdout):

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from app.errors import InvalidInput, ServiceError, TooLarge, UnknownModel
 from app.generated.inference import inference_pb2 as pb
-from app.grpc_calls import Call
+from app.grpc.calls import Call
 from app.protocols.kserve_grpc import InferenceService, read_request, write_parameter
 from app.protocols.kserve_service import KServe
 from tests.unit.scripted import MODEL, ScriptedEngine, ScriptedLauncher, Stage, answer, says, server

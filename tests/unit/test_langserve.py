@@ -203,6 +203,16 @@ async def test_an_error_in_place_of_the_first_chunk_has_a_status_too(stage: Stag
     assert response.json()["error"]["type"] == "engine_died"
 
 
+async def test_a_whole_answer_that_the_engine_gave_up_is_an_error(stage: Stage) -> None:
+    """A vLLM that shuts down answers what it has begun with HTTP 200 and the finish reason "abort"."""
+    said = answer("half an ans")
+    said["choices"][0]["finish_reason"] = "abort"
+    async with stage.client(ScriptedEngine(lambda _: (200, said))) as client:
+        response = await client.post(f"/{MODEL}/invoke", json={"input": QUESTION})
+    assert response.status_code == 502
+    assert response.json()["error"]["type"] == "engine_died"
+
+
 # --- errors after the first chunk ----------------------------------------------------------
 
 
@@ -215,6 +225,7 @@ async def test_an_error_in_place_of_the_first_chunk_has_a_status_too(stage: Stag
         ([httpx2.ReadTimeout("silent")], 504, "engine_timeout"),
         (["[DONE]"], 502, "engine_died"),
         ([], 502, "engine_died"),
+        ([chunk("", "abort"), "[DONE]"], 502, "engine_died"),
         (["no json"], 500, "internal_error"),
     ],
 )

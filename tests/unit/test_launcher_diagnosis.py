@@ -68,6 +68,23 @@ def test_an_access_log_explains_nothing() -> None:
     assert explain(0, lines).reason == "The process ended with code 0."
 
 
+def test_a_list_of_routes_explains_nothing() -> None:
+    """One of vLLM's has "abort" in its name."""
+    routes = [
+        "(APIServer pid=1) INFO 11-25 09:49:53 [launcher.py:195] Route: /inference/v1/abort_requests, Methods: POST"
+    ]
+    assert explain(0, routes).reason == "The process ended with code 0."
+
+
+def test_an_old_complaint_does_not_explain_a_kill() -> None:
+    """An engine warns of this and that as it starts; an exception is told all the same."""
+    warned = [
+        "WARNING 11-25 09:50:36 [system_utils.py:255] Found ulimit of 20000 and failed to increase it with error x."
+    ]
+    assert explain(137, warned).reason == "The process was ended by SIGKILL."
+    assert explain(137, [*warned, "ValueError: x"]).reason == "ValueError: x (ended by SIGKILL)"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

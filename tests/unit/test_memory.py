@@ -11,7 +11,7 @@ import httpx
 import httpx2
 import pytest
 
-from app.owner import current_owner
+from app.guard.owner import current_owner
 from app.server import create_app
 from tests.unit.scripted import (
     MODEL,

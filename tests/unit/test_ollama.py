@@ -166,12 +166,21 @@ async def test_a_raw_generation_continues_the_text(stage: Offering) -> None:
     assert (last["done_reason"], last["eval_count"]) == ("length", 1)
 
 
-async def test_a_cut_raw_generation_ends_in_an_error(stage: Offering) -> None:
-    """A stream that ends without a reason is no whole answer."""
-    async with stage.client(streams({"choices": [{"text": " Pa", "finish_reason": None}]})) as client:
-        asked = {"model": MODEL, "prompt": "The capital is", "raw": True}
+@pytest.mark.parametrize("end", [[], [{"choices": [{"text": "", "finish_reason": "abort"}]}, "[DONE]"]])
+async def test_a_cut_raw_generation_ends_in_an_error(stage: Offering, end: list[Any]) -> None:
+    """A stream that ends without a reason, or given up by the engine, is no whole answer."""
+    asked = {"model": MODEL, "prompt": "The capital is", "raw": True}
+    async with stage.client(streams({"choices": [{"text": " Pa", "finish_reason": None}]}, *end)) as client:
         told = lines((await client.post("/api/generate", json=asked)).text)
     assert "error" in told[-1]
+
+
+async def test_a_raw_generation_that_the_engine_gave_up_is_an_error(stage: Offering) -> None:
+    """Whole, under HTTP 200: the finish reason alone tells."""
+    asked = {"model": MODEL, "prompt": "The capital is", "raw": True, "stream": False}
+    async with stage.client(replies({"choices": [{"text": " Pa", "finish_reason": "abort"}]})) as client:
+        response = await client.post("/api/generate", json=asked)
+    assert response.status_code == 502
 
 
 async def test_nothing_asked_means_load(stage: Offering) -> None:

@@ -1,11 +1,15 @@
 """OpenAI's protocol in front of an engine that follows a script: what clients send, and what they get."""
 
 import asyncio
+import base64
+import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image
 
 from tests.unit.offering import (
     CALLS,
@@ -362,6 +366,55 @@ async def test_a_drawing_is_kept_where_its_address_is_asked_for(stage: Offering)
     assert picture.headers["content-type"] == "image/png"
 
 
+async def test_a_drawing_says_inside_what_it_was_made_from(stage: Offering) -> None:
+    """As base64 and at its address: the PNG's own texts."""
+    async with stage.client(replies({"data": [{"b64_json": PIXEL}]})) as client:
+        sent = (await client.post(DRAW, json={**DRAWN, "seed": 5})).json()["data"][0]["b64_json"]
+        kept = (await client.post(DRAW, json={**DRAWN, "seed": 5, "response_format": "url"})).json()["data"][0]
+        picture = (await client.get(kept["url"])).content
+    for png in (base64.b64decode(sent), picture):
+        texts: Any = Image.open(io.BytesIO(png)).info
+        assert texts["Description"] == "a cat"
+        assert json.loads(texts["parameters"])["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(DRAW, {**DRAWN, "n": 3}), (f"/models/{DRAWS}", {"inputs": "a cat"})],
+)
+async def test_whoever_leaves_a_drawing_frees_the_engine(stage: Offering, path: str, body: Any) -> None:
+    """The picture at hand is given up, and no other is asked for."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(_: Mapping[str, Any]) -> Any:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    scripted = ScriptedEngine(endless)
+    async with stage.app(scripted) as app:
+        exchange = Exchange(app, path, body)
+        async with asyncio.timeout(5):
+            await begun.wait()
+            exchange.leave()
+            await ended.wait()
+        await exchange.end()
+    assert len(scripted.requests) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/images/variations"])
+async def test_pictures_are_not_edited(stage: Offering, path: str) -> None:
+    """The client's upload is answered in a sentence, and no engine hears of it."""
+    scripted = replies({})
+    async with stage.client(scripted) as client:
+        response = await client.post(path, data={"prompt": "bluer"}, files={"image": ("a.png", b"x", "image/png")})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_route")
+    assert response.json()["error"]["message"].endswith(".")
+    assert scripted.requests == []
+
+
 async def test_an_engine_that_draws_may_be_asked_raw(stage: Offering) -> None:
     """Its picture as it is: without what the chain writes into it."""
     scripted = replies({"data": [{"b64_json": PIXEL}]})
@@ -410,6 +463,14 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("/v1/embeddings", {"model": EMBEDS, "input": ["a"] * 2049}, 413, "input"),
     (DRAW, {**DRAWN, "size": "999x999"}, 413, "size"),
     (DRAW, {**DRAWN, "size": "big"}, 400, "size"),
+    (DRAW, {**DRAWN, "size": "\u0663x\u0663"}, 400, "size"),
+    (DRAW, {**DRAWN, "size": "9" * 5000 + "x1"}, 400, "size"),
+    (DRAW, {**DRAWN, "size": 32}, 400, "size"),
+    (DRAW, {**DRAWN, "num_inference_steps": 0}, 400, "num_inference_steps"),
+    (DRAW, {**DRAWN, "guidance_scale": -1}, 400, "guidance_scale"),
+    (DRAW, {**DRAWN, "seed": 2**63}, 400, "seed"),
+    (DRAW, {**DRAWN, "output_format": "exe"}, 400, "output_format"),
+    (DRAW, {**DRAWN, "prompt": ["a"]}, 400, "prompt"),
     (DRAW, {**DRAWN, "prompt": " "}, 400, "prompt"),
     (DRAW, {**DRAWN, "n": 9}, 400, "n"),
     (DRAW, {**DRAWN, "model": f"{DRAWS}:raw", "response_format": "url"}, 400, "response_format"),

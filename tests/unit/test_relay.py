@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.connection import Answer, Connections
+from app.engines.connection import Answer, Connections
 from app.errors import EngineBusy, EngineUnreachable
 from app.protocols.relay import Relay
 from tests.unit.memory_network import MemoryNetwork

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.table import ServerTable
+from app.engines.table import ServerTable
 from tests.unit.planning import recorded, registry_of
 from tests.unit.scripted import ENGINE, MODEL, ScriptedLauncher, server, status
 from vllm_launcher.planning.plan import plan

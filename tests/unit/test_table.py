@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from app.engines.table import ServerTable
 from app.errors import LauncherGone, ModelFailed, ModelNotReady, UnknownModel
-from app.table import ServerTable
 from tests.unit.scripted import ENGINE, MODEL, SOON, ScriptedLauncher, server, status
 from vllm_launcher.progress import Progress
 

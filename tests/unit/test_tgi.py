@@ -224,6 +224,7 @@ async def test_a_model_tells_what_it_is_and_whether_it_is_ready(stage: Offering)
         (f"/models/{EMBEDS}/pipeline/text-generation", {"inputs": "a"}, 400, "feature-extraction"),
         (f"/models/{DRAWS}", {"inputs": "a", "parameters": {"scheduler": "x"}}, 400, "parameters.scheduler"),
         (f"/models/{DRAWS}", {"inputs": "a", "parameters": {"width": 5}}, 400, "parameters.width"),
+        (f"/models/{DRAWS}", {"inputs": "a", "parameters": {"width": 0, "height": 32}}, 400, "parameters.width"),
         (f"/models/{DRAWS}", {"inputs": "a", "parameters": {"width": 999, "height": 999}}, 413, "size"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from langchain_core.tools import ToolException
 from tools_agent import ToolsUnavailable, calculator, clock
 
-from app.allow_list import AllowList
+from app.guard.allow_list import AllowList
 from app.tools.fetch import BYTES, Fetcher, fetch_tool
 from app.tools.toolbox import limits_of, toolbox_of
 from vllm_launcher.registry import ModelSpec

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from app.server import create_app
-from app.tracing import GenAiSpans, listeners
+from app.telemetry.tracing import GenAiSpans, listeners
 from tests.unit.scripted import MODEL, ScriptedEngine, ScriptedLauncher, Stream, caller, chunk, running, says, server
 from tests.unit.scripted import settings as settings_of
 

@@ -73,6 +73,38 @@ def test_a_failed_server_tells_reason_and_hint() -> None:
     assert line(failed) == "m: failed - Out of memory. Lower max_model_len."
 
 
+def test_a_server_that_waits_for_its_restart_tells_why() -> None:
+    """Whoever sees the launcher try again need not read the log first."""
+    again = ServerStatus(
+        model="m", served_name="m", state="starting", phase="waiting 2 s before restart 2", reason="Out of memory."
+    )
+    assert line(again) == "m: starting - waiting 2 s before restart 2 (it failed: Out of memory.)"
+    assert line(again.model_copy(update={"phase": "", "pid": 7})) == "m: starting"
+
+
+def test_no_name_is_cut_off() -> None:
+    """In 80 columns, every one of them full, a usual name is whole, and a longer one goes on below."""
+    busy = ServerStatus(
+        model="qwen3-embedding",
+        served_name="m",
+        state="draining",
+        since=1,
+        memory_bytes=123_400_000,
+        requests=12,
+        tokens_per_second=1234.5,
+        cache_usage=1.0,
+        restarts=12,
+    )
+    long = ServerStatus(model="a-name-longer-than-the-column-that-it-stands-in", served_name="m")
+    written = io.StringIO()
+    Console(file=written, width=80).print(table(status(busy, long), now=80_000))
+    heading, first, *below = written.getvalue().splitlines()
+    assert heading.split() == ["MODEL", "STATE", "REQS", "TOK/S", "CACHE", "MEMORY", "RESTARTS", "FOR"]
+    assert " ".join(first.split()) == "qwen3-embedding draining 12 1234.5 100% 123.4 MB 12 22 h 13 min"
+    assert "".join(row.split()[0] for row in below) == long.model
+    assert all(len(row) <= 80 for row in (first, *below))
+
+
 def test_the_table_has_a_row_for_every_server() -> None:
     """Absent servers are listed too."""
     shown = table(status(ServerStatus(model="a", served_name="a"), ServerStatus(model="b", served_name="b")), now=0)

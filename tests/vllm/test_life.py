@@ -1,8 +1,10 @@
 """Life and death of the real product: whatever is killed, clients are told, and no process is left.
 
-Its own products, beside the session's: two that are ended while they start, and one that is started whole.
+Its own products, beside the session's: two that are ended while they start, and one that is started whole, as the
+successor of a killed one. That a worker is killed is shown with a fake engine (tests/process/test_engine_failures.py).
 """
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,6 +31,12 @@ STOPPED_WITHIN = 40.0
 """Seconds from SIGTERM to the last process's end, requests under way included."""
 BACK_WITHIN = 240.0
 """Seconds for a second start on a busy machine."""
+TORN_WITHIN = 240.0
+"""Seconds for the begin of some answers, and the end that a death puts to them."""
+STREAMS = ("/smollm2/stream", "/smollm2/stream_events")
+"""Pushed through, and through LangChain's own machinery."""
+BEGUN = 8
+"""Events after which the engine is surely at work: LangChain tells of its own steps first."""
 
 STORY: dict[str, Any] = {
     "input": "Tell me a story about a lighthouse.",
@@ -50,16 +58,21 @@ def engine_starts(now: LauncherStatus | None) -> bool:
     return now is not None and now.servers[0].state == "starting" and now.servers[0].pid is not None
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every product of this file lives, one after the other."""
+    return tmp_path_factory.mktemp("life")
+
+
 @pytest.mark.parametrize(
     ("deadly", "within"), [(signal.SIGTERM, STOPPED_WITHIN), (signal.SIGKILL, GONE_WITHIN)], ids=["SIGTERM", "SIGKILL"]
 )
 async def test_ending_the_launcher_during_start_up_ends_everything(
-    tmp_path: Path, deadly: signal.Signals, within: float
+    folder: Path, deadly: signal.Signals, within: float
 ) -> None:
     """An engine loses a SIGTERM that comes while it starts, and would come up all the same."""
-    with started(
-        tmp_path / "run", ARTIFACTS / f"start-up-{deadly.name}.log", models=only(tmp_path, "smollm2")
-    ) as product:
+    models = only(folder, "smollm2")
+    with started(folder / "run", ARTIFACTS / f"start-up-{deadly.name}.log", models=models) as product:
         await eventually(lambda: status(product), engine_starts, within=300)
         assert named(product.family(), "vllm.entrypoints"), "no engine process was found, so nothing is proved"
         product.process.send_signal(deadly)
@@ -68,36 +81,51 @@ async def test_ending_the_launcher_during_start_up_ends_everything(
 
 
 @pytest.fixture(scope="module")
-async def victim(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Product]:
-    """A product of this file alone, ready. The last test kills it."""
-    folder = tmp_path_factory.mktemp("victim")
+async def victim(folder: Path) -> AsyncIterator[Product]:
+    """The product that comes after those that were ended in their start-up, ready. The last test kills it."""
     with started(folder / "run", ARTIFACTS / "victim.log", models=only(folder, "smollm2")) as product:
         product.wait_ready()
         yield product
 
 
-@pytest.mark.parametrize("process", ["VLLM::EngineCore", "VLLM::Worker", "vllm.entrypoints"])
+async def torn(product: Product, condemned: psutil.Process) -> dict[str, list[tuple[str, Any]]]:
+    """Kill a process while answers are under way; the events of each."""
+    seen: dict[str, list[tuple[str, Any]]] = {route: [] for route in STREAMS}
+    begun = {route: asyncio.Event() for route in STREAMS}
+
+    async def listen(client: httpx.AsyncClient, route: str) -> None:
+        async with client.stream("POST", route, json=STORY) as response:
+            async for event in events(response):
+                seen[route].append(event)
+                if len(seen[route]) == BEGUN:
+                    begun[route].set()
+
+    async with (
+        asyncio.timeout(TORN_WITHIN),
+        httpx.AsyncClient(base_url=product.url, timeout=TORN_WITHIN) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for route in STREAMS:
+            group.create_task(listen(client, route))
+        for event in begun.values():
+            await event.wait()
+        condemned.kill()
+    return seen
+
+
+@pytest.mark.parametrize("process", ["VLLM::EngineCore", "vllm.entrypoints"])
 async def test_a_killed_process_of_the_engine_is_named_to_its_clients_and_all_comes_back(
     victim: Product, process: str
 ) -> None:
-    """SIGKILL of any of them in mid-stream: an error event with a name, one restart, none left, and an answer again."""
+    """SIGKILL of either in mid-stream: an error event with a name, one restart, none left, and an answer again."""
     before = named(victim.family(), "VLLM::")
     condemned = server_process(victim) if process == "vllm.entrypoints" else named(before, process)[0]
     restarts = victim.status().servers[0].restarts
-    seen: list[tuple[str, Any]] = []
-    async with (
-        httpx.AsyncClient(base_url=victim.url, timeout=60) as client,
-        client.stream("POST", "/smollm2/stream", json=STORY) as response,
-    ):
-        async for event in events(response):
-            seen.append(event)
-            if sum(name == "data" for name, _ in seen) == 3 and condemned.is_running():
-                condemned.kill()
-    name, error = seen[-1]
-    assert name == "error"
-    assert error["type"] in {"engine_died", "engine_failed"}
-    assert error["status_code"] == 502
-    assert "end" not in [event for event, _ in seen], "a torn answer was called whole"
+    for route, told in (await torn(victim, condemned)).items():
+        name, error = told[-1]
+        assert name == "error", (route, told[-3:])
+        assert (error["type"], error["status_code"]) == ("engine_died", 502), route
+        assert "end" not in [event for event, _ in told], f"{route}: a torn answer was called whole"
 
     def back(now: LauncherStatus | None) -> bool:
         return now is not None and now.servers[0].state == "ready" and now.servers[0].restarts == restarts + 1
@@ -116,7 +144,7 @@ def server_process(product: Product) -> psutil.Process:
 
 async def answers(product: Product) -> None:
     """It does, and rightly."""
-    async with httpx.AsyncClient(base_url=product.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=product.url, timeout=TORN_WITHIN) as client:
         question = {"input": "Name the capital of France.", "config": {"configurable": {"temperature": 0}}}
         answer = await client.post("/smollm2/invoke", json=question)
     assert "Paris" in answer.text

@@ -17,6 +17,9 @@ POLICY = RestartPolicy(first_delay=0.5, longest_delay=10.0)
 SETTLED = 15.0
 """Seconds that the first start has to survive: what ends sooner was started wrongly (a taken port, a bad setting)."""
 
+BY_SIGNAL = 128
+"""Above it an exit code tells of a signal, as in a shell: it came from elsewhere, and nothing was started wrongly."""
+
 
 class SupervisedChild:
     """Keeps ``launch`` running under ``name``. A first start that fails, and too many later ones, are final."""
@@ -49,9 +52,9 @@ class SupervisedChild:
         failures: list[Failure] = []
         while True:
             began = self._clock.now()
-            reason, hint = await self._run_once()
+            code, reason, hint = await self._run_once()
             ready = self._clock.now() - began >= self._settled
-            if self.starts == 1 and not ready:
+            if self.starts == 1 and code < BY_SIGNAL and not ready:
                 raise ChildFailed(f"The {self._name} ended at its start: {reason}", hint)
             failures.append(Failure(self._clock.now(), reason, ready=ready))
             logger.warning("the %s ended: %s", self._name, reason)
@@ -60,11 +63,12 @@ class SupervisedChild:
                 raise ChildFailed(f"The {self._name} was given up after {outcome.why}: {reason}", hint)
             await self._clock.sleep(outcome.delay)
 
-    async def _run_once(self) -> tuple[str, str | None]:
-        """One life; reason and hint of its end."""
+    async def _run_once(self) -> tuple[int, str, str | None]:
+        """One life; exit code, reason and hint of its end."""
         async with self._process() as process:
-            diagnosis = explain(await process.wait(), process.tail())
-        return diagnosis.reason, diagnosis.hint
+            code = await process.wait()
+            diagnosis = explain(code, process.tail())
+        return code, diagnosis.reason, diagnosis.hint
 
     @contextlib.asynccontextmanager
     async def _process(self) -> AsyncGenerator[Process, None]:

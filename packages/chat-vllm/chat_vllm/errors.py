@@ -39,11 +39,11 @@ class EngineStreamError(openai.APIError, ModelAPIError):
 
 
 class EngineStreamCutError(openai.APIConnectionError, ModelConnectionError):
-    """A stream ended without a finish reason: what arrived is a part of an answer."""
+    """An answer ended without a finish reason, or as aborted: what arrived is a part of it."""
 
 
 class NotAnAnswerError(ModelAPIError):
-    """What came back is no chat completion."""
+    """What came back is no chat completion, or tells nothing of tokens where it was asked to."""
 
 
 def completion(body: object) -> dict[str, Any]:
@@ -55,6 +55,19 @@ def completion(body: object) -> dict[str, Any]:
     answer = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     if not answer.get("choices"):
         raise NotAnAnswerError(f"Not a chat completion: {str(cast('Any', body))[:200]}")
+    return answer
+
+
+def fields(body: object, **kinds: type) -> dict[str, Any]:
+    """The body of an answer about tokens, if it has each of these fields and each is of its type.
+
+    Raises:
+        NotAnAnswerError: It is not so; the message names the field.
+    """
+    answer = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    for name, kind in kinds.items():
+        if not isinstance(answer.get(name), kind):
+            raise NotAnAnswerError(f"The engine's answer about tokens has no {name}: {str(cast('Any', body))[:200]}")
     return answer
 
 

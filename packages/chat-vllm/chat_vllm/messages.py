@@ -14,6 +14,8 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     RootModel,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -78,6 +80,28 @@ def convert(message: Mapping[str, Any]) -> BaseMessage:
         raise PydanticCustomError("message_part", "Not a message: a part of it is of another kind.") from error
 
 
+def build(value: Any, build_plainly: ValidatorFunctionWrapHandler) -> Any:
+    """A message, made by its class; langchain-core takes its parts for what they should be, and fails on others."""
+    try:
+        message: BaseMessage = build_plainly(value)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise PydanticCustomError("message_part", "Not a message: a part of it is of another kind.") from error
+    for part in cast("list[Any]", message.content) if isinstance(message.content, list) else ():
+        check_part(part)
+    return message
+
+
+def check_part(part: Any) -> None:
+    """Refuse a part of a content that langchain-core, which takes it for what it should be, would fail on."""
+    if not isinstance(part, dict):
+        return
+    told = cast("dict[str, Any]", part)
+    if not isinstance(told.get("type"), str):
+        raise PydanticCustomError("message_part", "A part of a content is a text, or an object with a type.")
+    if told["type"] == "text" and not isinstance(told.get("text"), str):
+        raise PydanticCustomError("message_text", "A part of type text needs a text.")
+
+
 def not_empty(messages: list[AnyMessage]) -> list[AnyMessage]:
     """Refuse an empty conversation; a ``minItems`` in the schema would make the playground fill in an empty message."""
     if not messages:
@@ -97,7 +121,9 @@ class ChatInput(BaseModel):
         json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "What is the capital of France?"}]}]},
     )
 
-    messages: Annotated[list[Annotated[AnyMessage, BeforeValidator(parse_message)]], AfterValidator(not_empty)] = Field(
+    messages: Annotated[
+        list[Annotated[AnyMessage, WrapValidator(build), BeforeValidator(parse_message)]], AfterValidator(not_empty)
+    ] = Field(
         description='The conversation so far, oldest first; also in OpenAI\'s form {"role": "user", "content": "..."}.',
         json_schema_extra={
             "extra": {"widget": {"type": "chat", "input": "messages"}}

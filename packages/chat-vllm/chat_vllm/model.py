@@ -30,6 +30,8 @@ from chat_vllm.wire import answer_info, has_finished, keep_chunk, keep_reasoning
 
 PROVIDER = "vllm"
 PATH = "/chat/completions"
+ASKED = httpx2.Request("POST", "http://engine.invalid/v1/chat/completions")
+"""What errors of the openai SDK name where the request itself is not at hand."""
 DEFAULT_TIMEOUT = httpx2.Timeout(600.0, connect=5.0)
 """Silence, not length: a stream may last for hours, but no longer than this between two pieces."""
 
@@ -71,7 +73,7 @@ class Answer(Protocol):
 
 
 class Engine(Protocol):
-    """A way to an engine that costs less than the openai SDK's: ``app/engine.py`` has one."""
+    """A way to an engine that costs less than the openai SDK's: ``app/engines/engine.py`` has one."""
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a JSON body to ``path`` below ``/v1`` and return the answer once its status is there."""
@@ -390,6 +392,7 @@ class ChatVLLM(EngineTokens):
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
         """One SSE event as a LangChain chunk, with what the base class leaves out."""
+        refuse_aborted(chunk)
         made = super()._convert_chunk_to_generation_chunk(  # pyright: ignore[reportUnknownMemberType]
             chunk, default_chunk_class, base_generation_info
         )
@@ -406,6 +409,7 @@ class ChatVLLM(EngineTokens):
             response, generation_info
         )
         body = response if isinstance(response, dict) else response.model_dump()
+        refuse_aborted(body)
         for generation, choice in zip(result.generations, body["choices"], strict=True):
             keep_reasoning(generation.message, choice["message"])
             generation.generation_info = answer_info(body, choice)
@@ -475,5 +479,10 @@ class ChatVLLM(EngineTokens):
 def require_finish(request: httpx2.Request | None, *, finished: bool) -> None:
     """Raise if a stream ended before the answer did: half an answer never passes for a whole one."""
     if not finished:
-        asked = request or httpx2.Request("POST", "http://engine.invalid/v1/chat/completions")
-        raise EngineStreamCutError(message="The stream ended before the answer was complete.", request=asked)
+        raise EngineStreamCutError(message="The stream ended before the answer was complete.", request=request or ASKED)
+
+
+def refuse_aborted(said: Mapping[str, Any]) -> None:
+    """Raise if the engine gave the answer up: so a vLLM that is shut down or put to sleep ends what it has begun."""
+    if any(choice.get("finish_reason") == "abort" for choice in said.get("choices") or ()):
+        raise EngineStreamCutError(message="The engine gave up before the answer was complete.", request=ASKED)

@@ -109,5 +109,10 @@ def json_schema_format(schema: Any) -> dict[str, Any]:
         schema = dict(cast("Mapping[str, Any]", schema))
         if schema.get("type") in RESPONSE_FORMATS:
             return schema
-    json_schema = convert_to_json_schema(schema)
+    if isinstance(schema, Mapping) and not {"title", "name", "function"} & {*cast("Mapping[str, Any]", schema)}:
+        return {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {**schema}},
+        }  # langchain wants a title
+    json_schema = convert_to_json_schema(cast("Any", schema))
     return {"type": "json_schema", "json_schema": {"name": json_schema.get("title", "answer"), "schema": json_schema}}

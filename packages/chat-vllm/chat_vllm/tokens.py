@@ -10,7 +10,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from typing_extensions import override
 
-from chat_vllm.errors import typed_errors
+from chat_vllm.errors import fields, typed_errors
 
 Tools: TypeAlias = Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool]
 
@@ -29,14 +29,16 @@ class EngineTokens(BaseChatOpenAI):
     @override
     def get_token_ids(self, text: str) -> list[int]:
         """The engine's ids of a text, without special tokens; one request."""
-        return self._tokenize({"model": self.model_name, "prompt": text, "add_special_tokens": False})["tokens"]
+        return self._tokenize({"model": self.model_name, "prompt": text, "add_special_tokens": False}, tokens=list)[
+            "tokens"
+        ]
 
     @override
     def get_num_tokens_from_messages(
         self, messages: Sequence[BaseMessage], tools: Tools | None = None, **kwargs: Any
     ) -> int:
         """Tokens of a conversation as the model will see it, chat template included; one request."""
-        return self._tokenize(self._conversation(messages, tools))["count"]
+        return self._tokenize(self._conversation(messages, tools), count=int)["count"]
 
     async def aget_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Tools | None = None) -> int:
         """As ``get_num_tokens_from_messages``, without blocking."""
@@ -51,29 +53,32 @@ class EngineTokens(BaseChatOpenAI):
             messages: The conversation.
             tools: Offered with it.
             generation_prompt: Whether what begins the answer is counted too.
+
+        Raises:
+            ModelError: The engine cannot tell, or tells no count and no context.
         """
         body = self._conversation(messages, tools)
         if not generation_prompt:
             body["add_generation_prompt"] = False
         with typed_errors():
             answer: Any = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
-        return TokenCount(answer["count"], answer["max_model_len"])
+            told = fields(answer, count=int, max_model_len=int)
+        return TokenCount(told["count"], told["max_model_len"])
 
     async def arender(self, messages: Sequence[BaseMessage]) -> str:
         """The text that the model will see of a conversation, special tokens and all: the engine's own tokens, read."""
         with typed_errors():
-            tokens: Any = await self.root_async_client.post(
+            answer: Any = await self.root_async_client.post(
                 self._tokenize_url(), cast_to=object, body=self._conversation(messages, None)
             )
+            tokens = fields(answer, tokens=list)["tokens"]
             url, body = self._tokenize_url().replace("/tokenize", "/detokenize"), {"model": self.model_name}
-            text: Any = await self.root_async_client.post(
-                url, cast_to=object, body={**body, "tokens": tokens["tokens"]}
-            )
-        return text["prompt"]
+            text: Any = await self.root_async_client.post(url, cast_to=object, body={**body, "tokens": tokens})
+            return fields(text, prompt=str)["prompt"]
 
-    def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _tokenize(self, body: dict[str, Any], **kinds: type) -> dict[str, Any]:
         with typed_errors():
-            return self.root_client.post(self._tokenize_url(), cast_to=object, body=body)
+            return fields(self.root_client.post(self._tokenize_url(), cast_to=object, body=body), **kinds)
 
     def _tokenize_url(self) -> str:
         """``/tokenize`` stands beside ``/v1``, not below it."""

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pydantic.v1
 import pytest
-from chat_vllm import ChatVLLM
+from chat_vllm import ChatVLLM, NotAnAnswerError
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel
@@ -214,6 +214,20 @@ async def test_tokens_are_counted_by_the_engine(recorded: Any) -> None:
     assert engine.asked["tools"][0]["function"]["name"] == "add"
     assert llm.get_num_tokens("hi there") == 2
     assert engine.asked["prompt"] == "hi there"
+
+
+@pytest.mark.parametrize("body", [b'{"count": 31}', b'{"count": "many", "max_model_len": 5}', b"[]", b"null"])
+async def test_an_engine_that_cannot_count_is_a_model_error(recorded: Any, body: bytes) -> None:
+    """A server that is compatible with OpenAI's chats may have a ``/tokenize`` of its own form."""
+    engine = recorded("answer.json")
+    engine.body = body
+    llm = engine.llm()
+    with pytest.raises(NotAnAnswerError, match=r"no (count|max_model_len)"):
+        await llm.acount_tokens([HumanMessage("hi")])
+    with pytest.raises(NotAnAnswerError, match="no tokens"):
+        await llm.arender([HumanMessage("hi")])
+    with pytest.raises(NotAnAnswerError, match="no tokens"):
+        llm.get_num_tokens("hi")
 
 
 def test_errors_are_retried_where_asked(recorded: Any) -> None:

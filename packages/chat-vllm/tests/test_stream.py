@@ -142,6 +142,14 @@ async def test_an_error_inside_a_stream_is_raised(sending: Any) -> None:
     assert isinstance(caught.value, ModelAPIError)
 
 
+async def test_an_answer_that_the_engine_gave_up_is_not_called_whole(sending: Any) -> None:
+    """A vLLM that shuts down ends its answers with the finish reason "abort": what came before it is kept."""
+    stream = sending(delta(content="Once upon"), delta("abort", content="")).llm().astream("hi")
+    assert (await anext(stream)).content == "Once upon"
+    with pytest.raises(EngineStreamCutError, match="gave up"):
+        await anext(stream)
+
+
 async def test_a_context_that_overflows_inside_a_stream_keeps_its_name(sending: Any) -> None:
     """The same sentence means the same in a stream."""
     told = {"error": {"message": "This model's maximum context length is 2048 tokens.", "code": 400}}

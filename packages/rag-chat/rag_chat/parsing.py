@@ -8,15 +8,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, PreformattedString, Tag
-from pypdf import PasswordType, PdfReader
-from pypdf.errors import PyPdfError
 
 from rag_chat.errors import DocumentTooLarge, UnreadableDocument
 from rag_chat.passages import Block, Parsed
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
 
 Kind = Literal["text", "markdown", "html", "pdf"]
 KINDS: dict[str, Kind] = {
@@ -200,6 +201,9 @@ def _parse_html(title: str, content: bytes) -> Parsed:
 
 def _parse_pdf(title: str, content: bytes, limits: Limits) -> Parsed:
     """A block for each page that has text."""
+    from pypdf import PasswordType, PdfReader  # noqa: PLC0415 -- of no use to who keeps no PDFs, and 13 MiB
+    from pypdf.errors import PyPdfError  # noqa: PLC0415
+
     try:
         reader = PdfReader(io.BytesIO(content))
         if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
@@ -212,7 +216,7 @@ def _parse_pdf(title: str, content: bytes, limits: Limits) -> Parsed:
         raise UnreadableDocument("The PDF is damaged: it cannot be read.", "Save it anew.") from error
 
 
-def _pages(reader: PdfReader, limits: Limits) -> Iterator[Block]:
+def _pages(reader: "PdfReader", limits: Limits) -> Iterator[Block]:
     characters = 0
     for number, page in enumerate(reader.pages, start=1):
         text = page.extract_text().strip()

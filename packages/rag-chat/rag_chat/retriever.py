@@ -1,7 +1,7 @@
 """Finding passages, as a LangChain retriever: by meaning and by words."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -16,6 +16,8 @@ from rag_chat.words import query_vector
 Link = Callable[[str, Found], str]
 """From a collection and a passage to where people can read it."""
 
+By = Literal["both", "meaning", "words"]
+"""What decides which passages are found: both halves of a search, or one alone."""
 QUESTION_CHARACTERS = 4000
 """Of a question that are searched for."""
 
@@ -37,6 +39,7 @@ class HybridRetriever(BaseRetriever):
     embeddings: Embeddings
     collection: str
     passages: int = 4
+    by: By = "both"
     link: Link | None = None
 
     @override
@@ -48,8 +51,9 @@ class HybridRetriever(BaseRetriever):
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
     ) -> list[Document]:
         question = query[:QUESTION_CHARACTERS]
-        dense = await self.embeddings.aembed_query(question)
-        found = await self.store.search(self.collection, dense, query_vector(question), self.passages)
+        dense = await self.embeddings.aembed_query(question) if self.by != "words" else []
+        words = query_vector(question) if self.by != "meaning" else {}
+        found = await self.store.search(self.collection, dense, words, self.passages)
         return [self._document(each) for each in found]
 
     def _document(self, found: Found) -> Document:

@@ -15,17 +15,28 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from filelock import FileLock, Timeout
-from qdrant_client import QdrantClient
-from qdrant_client import models as q
-from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from rag_chat.errors import RetrievalError, StoreFull, StoreMismatch, StoreUnavailable, UnknownDocument
 from rag_chat.passages import Passage, Place
 from rag_chat.words import Sparse
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+    from qdrant_client import models as q
+else:
+
+    class _Later:
+        """Qdrant's models, imported when the store is opened: a service without documents saves 50 MiB."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module("qdrant_client.models"), name)
+
+    q = _Later()
 
 T = TypeVar("T")
 DENSE, WORDS = "dense", "words"
@@ -147,7 +158,7 @@ class PassageStore:
                 "Delete the collection and ingest anew, or use another one.",
             )
 
-    def _create(self, client: QdrantClient, collection: str, dimensions: int) -> None:
+    def _create(self, client: "QdrantClient", collection: str, dimensions: int) -> None:
         client.create_collection(
             collection,
             vectors_config={DENSE: q.VectorParams(size=dimensions, distance=q.Distance.COSINE)},
@@ -201,7 +212,7 @@ class PassageStore:
         await self._call(lambda client: self._check_room(client, collection, len(points)))
         await self._call(lambda client: client.upsert(collection, points, wait=True))
 
-    def _check_room(self, client: QdrantClient, collection: str, more: int) -> None:
+    def _check_room(self, client: "QdrantClient", collection: str, more: int) -> None:
         if not self._where.is_server and client.count(collection).count + more > EMBEDDED_LIMIT:
             raise StoreFull(
                 f"The embedded store holds {EMBEDDED_LIMIT} passages in a collection at most.",
@@ -242,14 +253,24 @@ class PassageStore:
     async def search(self, collection: str, dense: Sequence[float], words: Sparse, limit: int) -> list[Found]:
         """Return the best passages: by meaning and by words, fused by their ranks (reciprocal rank fusion).
 
+        Args:
+            collection: Where to search.
+            dense: The question's embedding; empty to search by words alone.
+            words: The question's words; empty to search by meaning alone.
+            limit: Passages.
+
         Raises:
             UnknownDocument: There is no such collection.
         """
         await self._require(collection)
         only, candidates = _match(kind="passage"), max(CANDIDATES, 2 * limit)
-        halves = [q.Prefetch(query=list(dense), using=DENSE, limit=candidates, filter=only)]
+        halves: list[q.Prefetch] = []
+        if dense:
+            halves.append(q.Prefetch(query=list(dense), using=DENSE, limit=candidates, filter=only))
         if words:
             halves.append(q.Prefetch(query=_sparse(words), using=WORDS, limit=candidates, filter=only))
+        if not halves:
+            return []
         answer = await self._call(
             lambda client: client.query_points(
                 collection, prefetch=halves, query=q.FusionQuery(fusion=q.Fusion.RRF), limit=limit, with_payload=True
@@ -259,7 +280,7 @@ class PassageStore:
 
     # --- the client --------------------------------------------------------------------------
 
-    async def _all(self, collection: str, which: q.Filter) -> list[q.Record]:
+    async def _all(self, collection: str, which: "q.Filter") -> "list[q.Record]":
         found: list[q.Record] = []
         offset: Any = None
         while True:
@@ -272,7 +293,7 @@ class PassageStore:
             if offset is None:
                 return found
 
-    async def _call(self, work: Callable[[QdrantClient], T]) -> T:
+    async def _call(self, work: "Callable[[QdrantClient], T]") -> T:
         """Do it in a thread, with the store opened; what fails is named."""
         loop = asyncio.get_running_loop()
         async with self._opening:
@@ -285,16 +306,19 @@ class PassageStore:
 
         return await loop.run_in_executor(self._threads, guarded)
 
-    def _open(self) -> QdrantClient:
+    def _open(self) -> "QdrantClient":
+        from qdrant_client import QdrantClient  # noqa: PLC0415 -- takes its time, and this is a thread
+
         where = self._where
         with _named():
             if where.is_server:
                 return QdrantClient(
                     url=where.location, api_key=where.api_key, timeout=TIMEOUT, check_compatibility=False
                 )
-            return self._open_folder(Path(where.location))
+            self._hold(Path(where.location))
+            return QdrantClient(path=where.location, force_disable_check_same_thread=True)
 
-    def _open_folder(self, folder: Path) -> QdrantClient:
+    def _hold(self, folder: Path) -> None:
         """Hold the folder by a lock of our own: the client has one too, and leaves it open where it fails."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(folder / ".process", thread_local=False)
@@ -306,7 +330,6 @@ class PassageStore:
                 "A folder belongs to one process; several need a Qdrant server.",
             ) from error
         self._lock = lock
-        return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
 
     async def aclose(self) -> None:
         """Close it; calls under way are finished first."""
@@ -322,6 +345,12 @@ class PassageStore:
 @contextlib.contextmanager
 def _named() -> Generator[None]:
     """Name what the client raises; what is our own mistake stays as it is."""
+    from qdrant_client.http.exceptions import (  # noqa: PLC0415 -- see _Later
+        ApiException,
+        ResponseHandlingException,
+        UnexpectedResponse,
+    )
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a folder near its limit; the limit is ours to tell
@@ -333,16 +362,16 @@ def _named() -> Generator[None]:
         raise StoreUnavailable("The store of documents does not answer.", "Is it running? Nothing is lost.") from error
 
 
-def _match(**values: str) -> q.Filter:
+def _match(**values: str) -> "q.Filter":
     return q.Filter(must=[q.FieldCondition(key=key, match=q.MatchValue(value=value)) for key, value in values.items()])
 
 
-def _sparse(words: Sparse) -> q.SparseVector:
+def _sparse(words: Sparse) -> "q.SparseVector":
     numbers = sorted(words)
     return q.SparseVector(indices=numbers, values=[words[number] for number in numbers])
 
 
-def _point(source: str, entry: Entry) -> q.PointStruct:
+def _point(source: str, entry: Entry) -> "q.PointStruct":
     passage = entry.passage
     payload = {
         "kind": "passage",
@@ -356,7 +385,7 @@ def _point(source: str, entry: Entry) -> q.PointStruct:
     return q.PointStruct(id=entry.id, vector=vector, payload=payload)
 
 
-def _found(point: q.Record | q.ScoredPoint, score: float = 0.0) -> Found:
+def _found(point: "q.Record | q.ScoredPoint", score: float = 0.0) -> Found:
     said: dict[str, Any] = point.payload or {}
     place = Place(
         said["index"],
@@ -368,7 +397,7 @@ def _found(point: q.Record | q.ScoredPoint, score: float = 0.0) -> Found:
     return Found(said["source"], Passage(said["text"], said["title"], place), score)
 
 
-def _record(point: q.Record) -> Record:
+def _record(point: "q.Record") -> Record:
     said = dict(point.payload or {})
     said.pop("kind", None)
     return Record(**said)

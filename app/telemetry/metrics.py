@@ -1,0 +1,152 @@
+"""What Prometheus gets to know, by model and protocol. Values only: no prompt, no key, no address becomes a label.
+
+Observing costs one look-up of the labels' children for each request; a token costs nothing here.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from app.engines.table import ServerTable
+from app.guard.admission import Admission
+from app.guard.call import Call
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+NAMESPACE = "langserve_vllm"
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+STATES = ("absent", "fetching", "starting", "warming", "ready", "asleep", "draining", "stopped", "failed")
+
+
+disable_created_metrics()  # a time beside every series, which Prometheus does not use
+
+
+class Children(NamedTuple):
+    """The measures of one model and protocol, their labels bound."""
+
+    active: Gauge
+    first_token: Histogram
+    token: Histogram
+    prompt_tokens: Counter
+    completion_tokens: Counter
+
+    def end(self, tokens: tuple[int, int]) -> None:
+        """An engine's answer is over; ``tokens`` of prompt and answer."""
+        self.active.dec()
+        self.prompt_tokens.inc(tokens[0])
+        self.completion_tokens.inc(tokens[1])
+
+    def end_stream(self, waited: float | None, spoke: float, tokens: int) -> None:
+        """It was a stream: seconds to its first token (None: not the request's first), and from there to its last."""
+        if waited is not None:
+            self.first_token.observe(waited)
+        if tokens > 1:
+            self.token.observe(spoke / (tokens - 1))
+
+
+class Metrics:
+    """The measures of one app.
+
+    Args:
+        models: The ids that may become labels now; requests for any other count under none.
+    """
+
+    def __init__(self, models: Callable[[], Iterable[str]]) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._models = models
+        both = ("model", "protocol")
+        self._requests = self._counter("requests", "Requests that have ended.", (*both, "outcome"))
+        self._errors = self._counter("errors", "Requests that ended in an error, by its type.", (*both, "kind"))
+        self._seconds = self._histogram("request_seconds", "From the head to the end of the answer.", both)
+        self._first_token = self._histogram("time_to_first_token_seconds", "From the head to the first token.", both)
+        self._token = self._histogram(
+            "time_per_output_token_seconds", "Between two tokens of a stream, on average.", both, TOKEN_SECONDS
+        )
+        self._tokens = self._counter("tokens", "Tokens as the engines count them.", (*both, "kind"))
+        self._active = Gauge(
+            "active_streams", "Answers of engines under way.", both, namespace=NAMESPACE, registry=self.registry
+        )
+        self._queue = self._histogram("queue_seconds", "In line for a place at the engine.", ("model",))
+        self._bound = lru_cache(maxsize=1024)(self._bind)
+
+    def _counter(self, name: str, told: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, told, labels, namespace=NAMESPACE, registry=self.registry)
+
+    def _histogram(
+        self, name: str, told: str, labels: tuple[str, ...], buckets: tuple[float, ...] = SECONDS
+    ) -> Histogram:
+        return Histogram(name, told, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)
+
+    def _bind(self, model: str, protocol: str) -> Children:
+        both = (model, protocol)
+        return Children(
+            self._active.labels(*both),
+            self._first_token.labels(*both),
+            self._token.labels(*both),
+            self._tokens.labels(*both, "prompt"),
+            self._tokens.labels(*both, "completion"),
+        )
+
+    def _label(self, call: Call) -> tuple[str, str]:
+        return (call.model if call.model in self._models() else "", call.protocol)
+
+    # --- what happens ------------------------------------------------------------------------
+
+    def ended(self, call: Call, outcome: str, seconds: float) -> None:
+        """A request is over: ``complete``, ``error`` or ``left``."""
+        both = self._label(call)
+        self._requests.labels(*both, outcome).inc()
+        self._seconds.labels(*both).observe(seconds)
+        if outcome == "error":
+            self._errors.labels(*both, call.error or "unknown").inc()
+
+    def begin(self, call: Call) -> "Children":
+        """An engine begins to answer; the labels of its end are those of its beginning."""
+        bound = self._bound(*self._label(call))
+        bound.active.inc()
+        return bound
+
+    def queued(self, model: str, seconds: float) -> None:
+        """A request got its place at an engine."""
+        self._queue.labels(model).observe(seconds)
+
+    # --- what is read ------------------------------------------------------------------------
+
+    def watch(self, table: ServerTable, admission: Admission) -> None:
+        """Tell the servers' states and the lines' lengths too, as they are when somebody reads."""
+        self.registry.register(_Now(table, admission))
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class _Now(Collector):
+    """What is looked up when the metrics are read."""
+
+    def __init__(self, table: ServerTable, admission: Admission) -> None:
+        self._table = table
+        self._admission = admission
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the table and the lines."""
+        state = GaugeMetricFamily(
+            f"{NAMESPACE}_server_state", "1 for the state a server is in.", None, ["model", "state"]
+        )
+        for model in self._table.models:
+            server = self._table.server(model)
+            for name in STATES:
+                state.add_metric([model, name], float(server is not None and server.state == name))
+        waiting = GaugeMetricFamily(f"{NAMESPACE}_queue_waiting", "Requests in line.", None, ["model"])
+        running = GaugeMetricFamily(f"{NAMESPACE}_queue_running", "Requests at the engine.", None, ["model"])
+        places = GaugeMetricFamily(f"{NAMESPACE}_queue_places", "Requests that may be at the engine.", None, ["model"])
+        for model, line in self._admission.lines.items():
+            waiting.add_metric([model], line.waiting)
+            running.add_metric([model], line.running)
+            places.add_metric([model], line.places)
+        return state, waiting, running, places
