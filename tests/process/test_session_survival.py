@@ -119,7 +119,7 @@ def app_of(product: Product) -> psutil.Process:
     return app
 
 
-def begin(folder: Path, engine: str) -> Product:
+def begin(folder: Path, engine: str, database: str) -> Product:
     """A product in front of the engine, in a run directory that stays."""
     entry: dict[str, Any] = {
         "id": "tiny",
@@ -128,14 +128,15 @@ def begin(folder: Path, engine: str) -> Product:
     }
     models = folder / "models.json"
     models.write_text(json.dumps({"models": [entry]}))
-    return start(folder / "run", folder / "log" / "product.log", models=models)
+    env = {"LANGSERVE_VLLM_SESSIONS_URL": database}
+    return start(folder / "run", folder / "log" / "product.log", models=models, env=env)
 
 
-async def test_a_conversation_goes_on_after_whatever_is_killed(tmp_path: Path) -> None:
+async def test_a_conversation_goes_on_after_whatever_is_killed(tmp_path: Path, database: str) -> None:
     """Whole turns stay, the half one leaves nothing, and the next request is answered with all that was said."""
     engine = Engine()
     async with engine.serve() as url:
-        product = begin(tmp_path, url)
+        product = begin(tmp_path, url, database)
         try:
             await asyncio.to_thread(product.wait_ready, STARTED_WITHIN)
             assert await say(product, "one") == "2 messages"
@@ -149,7 +150,7 @@ async def test_a_conversation_goes_on_after_whatever_is_killed(tmp_path: Path) -
                 product.family()
                 product.process.send_signal(signal.SIGKILL)
             assert await asyncio.to_thread(lambda: product.leftovers(within=30)) == []
-            product = begin(tmp_path, url)
+            product = begin(tmp_path, url, database)
             await asyncio.to_thread(product.wait_ready, STARTED_WITHIN)
             assert await say(product, "three") == "6 messages"
 

@@ -1,4 +1,4 @@
-"""Life and death of the real product: whatever is killed, clients are told, and no process is left.
+"""Life and death of the real product: whatever is killed, clients are told, conversations go on, no process is left.
 
 Its own products, beside the session's: two that are ended while they start, and one that is started whole, as the
 successor of a killed one. That a worker is killed is shown with a fake engine (tests/process/test_engine_failures.py).
@@ -121,6 +121,7 @@ async def test_a_killed_process_of_the_engine_is_named_to_its_clients_and_all_co
     before = named(victim.family(), "VLLM::")
     condemned = server_process(victim) if process == "vllm.entrypoints" else named(before, process)[0]
     restarts = victim.status().servers[0].restarts
+    conversation = await goes_on(victim)
     for route, told in (await torn(victim, condemned)).items():
         name, error = told[-1]
         assert name == "error", (route, told[-3:])
@@ -133,6 +134,7 @@ async def test_a_killed_process_of_the_engine_is_named_to_its_clients_and_all_co
     await eventually(lambda: status(victim), back, within=BACK_WITHIN)
     assert not [old for old in before if alive(old)]
     await answers(victim)
+    assert len(await goes_on(victim)) == len(conversation) + 2
 
 
 def server_process(product: Product) -> psutil.Process:
@@ -140,6 +142,19 @@ def server_process(product: Product) -> psutil.Process:
     pid = product.status().servers[0].pid
     assert pid is not None
     return psutil.Process(pid)
+
+
+async def goes_on(product: Product) -> list[Any]:
+    """One more turn of one conversation; all that is kept of it, after what was kept before."""
+    turn = {"input": "Count on.", "config": {"configurable": {"session_id": "life", "max_tokens": 4}}}
+    async with httpx.AsyncClient(base_url=product.url, timeout=TORN_WITHIN) as client:
+        kept = [await client.get("/sessions/smollm2/life")]
+        said = await client.post("/smollm2/invoke", json=turn)
+        assert said.status_code == 200, said.text
+        kept.append(await client.get("/sessions/smollm2/life"))
+    before, after = [each.json().get("messages", []) for each in kept]
+    assert (after[: len(before)], len(after)) == (before, len(before) + 2)
+    return after
 
 
 async def answers(product: Product) -> None:
@@ -153,6 +168,7 @@ async def answers(product: Product) -> None:
 async def test_a_killed_launcher_leaves_no_process_and_its_successor_serves(victim: Product) -> None:
     """SIGKILL in mid-stream: app, engine and workers go with the launcher, and the client's stream ends."""
     living = victim.family()
+    conversation = await goes_on(victim)
     assert named(living, "EngineCore"), "no engine process was found, so nothing is proved"
 
     async def stream_and_kill() -> None:
@@ -171,3 +187,4 @@ async def test_a_killed_launcher_leaves_no_process_and_its_successor_serves(vict
     with started(victim.run_dir, ARTIFACTS / "successor.log", models=models) as successor:
         successor.wait_ready()
         await answers(successor)
+        assert len(await goes_on(successor)) == len(conversation) + 2
