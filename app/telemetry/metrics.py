@@ -20,6 +20,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NAMESPACE = "langserve_vllm"
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+FINISHES = ("stop", "length", "tool_calls", "abort")
+"""Why engines end answers, as they say; anything else counts as ``other``, so that no engine can make a label."""
 STATES = ("absent", "fetching", "starting", "warming", "ready", "asleep", "draining", "stopped", "failed")
 
 
@@ -62,6 +64,9 @@ class Metrics:
         both = ("model", "protocol")
         self._requests = self._counter("requests", "Requests that have ended.", (*both, "outcome"))
         self._errors = self._counter("errors", "Requests that ended in an error, by its type.", (*both, "kind"))
+        self._finishes = self._counter(
+            "finishes", "Answers that have ended, by the engine's reason.", (*both, "reason")
+        )
         self._seconds = self._histogram("request_seconds", "From the head to the end of the answer.", both)
         self._first_token = self._histogram("time_to_first_token_seconds", "From the head to the first token.", both)
         self._token = self._histogram(
@@ -102,6 +107,8 @@ class Metrics:
         both = self._label(call)
         self._requests.labels(*both, outcome).inc()
         self._seconds.labels(*both).observe(seconds)
+        if call.finish is not None:
+            self._finishes.labels(*both, call.finish if call.finish in FINISHES else "other").inc()
         if outcome == "error":
             self._errors.labels(*both, call.error or "unknown").inc()
 

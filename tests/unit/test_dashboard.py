@@ -23,7 +23,7 @@ def names() -> set[str]:
     admission = Admission(lambda _: 1, longest=1, patience=1)
     metrics = Metrics(lambda: table.models)
     metrics.watch(table, admission)
-    call = Call("r1", "openai", "POST /", model="tiny", first=1.0)
+    call = Call("r1", "openai", "POST /", model="tiny", first=1.0, finish="stop")
     metrics.queued("tiny", 0.1)
     bound = metrics.begin(call)
     bound.end((1, 2))
