@@ -64,9 +64,7 @@ class Metrics:
         both = ("model", "protocol")
         self._requests = self._counter("requests", "Requests that have ended.", (*both, "outcome"))
         self._errors = self._counter("errors", "Requests that ended in an error, by its type.", (*both, "kind"))
-        self._finishes = self._counter(
-            "finishes", "Answers that have ended, by the engine's reason.", (*both, "reason")
-        )
+        self._finishes = self._counter("finishes", "Answers that have ended, by their reason.", (*both, "reason"))
         self._seconds = self._histogram("request_seconds", "From the head to the end of the answer.", both)
         self._first_token = self._histogram("time_to_first_token_seconds", "From the head to the first token.", both)
         self._token = self._histogram(

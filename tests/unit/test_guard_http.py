@@ -516,7 +516,7 @@ async def check_measures(service: Guarded) -> None:
     assert f'langserve_vllm_requests_total{{model="{MODEL}",outcome="complete",protocol="langserve"}} 2.0' in text
     assert f'langserve_vllm_errors_total{{kind="invalid_input",{both}}} 1.0' in text
     assert f'langserve_vllm_tokens_total{{kind="prompt",{both}}} 3.0' in text
-    assert f'langserve_vllm_finishes_total{{{both},reason="stop"}} 1.0' in text
+    assert f'langserve_vllm_finishes_total{{{both},reason="stop"}} 2.0' in text
     assert f"langserve_vllm_time_to_first_token_seconds_count{{{both}}} 1.0" in text
     assert f"langserve_vllm_active_streams{{{both}}} 0.0" in text
     assert f'langserve_vllm_server_state{{model="{MODEL}",state="ready"}} 1.0' in text
