@@ -109,13 +109,25 @@ class Calls:
         admit = admit_all if name in self._open else self._admit
         try:
             async with until_deadline(self._shutdown), admit(name, metadata) as owner:
-                return await answer(request, Call(name, metadata, context.write, context.time_remaining, owner))
+                send = one_by_one(context.write)
+                return await answer(request, Call(name, metadata, send, context.time_remaining, owner))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 -- named, and told in gRPC's way
             named = name_error(error)
             trailing = (*trailing_metadata(named), (REQUEST_ID, identity))  # these take the place of those set before
             await context.abort(status_code(named), sentence(named), trailing)
+
+
+def one_by_one(write: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """Return ``write`` for several tasks at once: gRPC fails a second one that begins before the first has ended."""
+    writing = asyncio.Lock()
+
+    async def send(response: Any) -> None:
+        async with writing:
+            await write(response)
+
+    return send
 
 
 @contextlib.asynccontextmanager

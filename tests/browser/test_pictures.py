@@ -111,6 +111,7 @@ async def test_a_person_shows_a_picture_and_sees_the_answer_come(page: Page, scr
     await page.set_viewport_size({"width": 1100, "height": 900})
     await page.goto("")
     await page.locator("[data-model='tiny-glm-4.1v']").get_by_role("link", name="Show it a picture").click()
+    await page.wait_for_url("**/playground/", wait_until="load")
     await page.locator("#files").set_input_files(upload(encoded(halves(size=(300, 200)), "PNG")))
     await page.get_by_label("Question").fill("What is this?")
     await expect(page.get_by_role("img", name="flag.png")).to_be_visible()

@@ -32,6 +32,7 @@ class Context:
         self._metadata = metadata
         self._remaining = remaining
         self.sent: list[Any] = []
+        self.writing = False
         self.trailing: dict[str, Any] = {}
         self.told: tuple[StatusCode, str, Mapping[str, Any]] | None = None
 
@@ -48,7 +49,11 @@ class Context:
         self.trailing = dict(pairs)
 
     async def write(self, message: Any) -> None:
-        """Send."""
+        """Send; as gRPC, fail where one is under way."""
+        assert not self.writing, "grpc_call_start_batch: too many operations"
+        self.writing = True
+        await asyncio.sleep(0)
+        self.writing = False
         self.sent.append(message)
 
     async def abort(self, code: StatusCode, details: str, trailing: Any) -> None:
@@ -141,6 +146,17 @@ async def test_every_call_tells_its_request_id() -> None:
         await run(lambda *_: raise_(Refused("No.")), failed)
     assert failed.told is not None
     assert failed.told[2]["x-request-id"] == failed.trailing["x-request-id"]
+
+
+async def test_answers_of_one_call_are_written_one_after_the_other() -> None:
+    """Whoever of several tasks is first."""
+    context = Context()
+
+    async def answer(_: Any, call: Call) -> None:
+        await asyncio.gather(*(call.send(number) for number in range(5)))
+
+    await run(answer, context)
+    assert sorted(context.sent) == [0, 1, 2, 3, 4]
 
 
 async def test_an_error_nobody_foresaw_says_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
