@@ -154,7 +154,7 @@ async def test_fifty_clients_that_read_nothing_hold_little(app: App, engine: End
             held.append(memory(app))
             return await ended(app)
 
-        await eventually(look, lambda requests: requests == over + 50, within=DEADLINE)
+        await eventually(look, lambda requests: requests >= over + 50, within=DEADLINE)
     assert max(held) - before < 64 * 1024 * 1024
 
 
