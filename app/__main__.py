@@ -39,8 +39,9 @@ def main() -> None:
     except (ValidationError, OSError, NoKeysError) as error:
         give_up(error)
 
+    gc.disable()  # importing makes a million objects and hardly any garbage: looking for it takes a quarter of the time
     from app.chains import ChainError  # noqa: PLC0415 -- see above
-    from app.memory.store import StoreError  # noqa: PLC0415
+    from app.memory.kept import StoreError  # noqa: PLC0415
     from app.server import create_app  # noqa: PLC0415
     from app.web_server import run  # noqa: PLC0415
     from vllm_launcher.registry import RegistryError  # noqa: PLC0415
@@ -50,6 +51,7 @@ def main() -> None:
     except (RegistryError, ChainError, StoreError) as error:
         give_up(error)
     gc.collect()
+    gc.enable()
     gc.freeze()  # what is there now stays: to look it through again and again costs more than most requests
     run(app, settings, listener)
 

@@ -8,12 +8,10 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 from chat_vllm import ChatVLLM, CompletionChat, ConfigurableChat, configurable
-from image_generation import Drawing, ImageLimits, ImageModel
-from image_generation.model import Keep
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda
@@ -32,6 +30,10 @@ from app.memory.turntaking import TurnTaking
 from app.settings import Limits, Settings, read_secret
 from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
 from vllm_launcher.registry.entries import Migration
+
+if TYPE_CHECKING:
+    from image_generation import ImageLimits, ImageModel
+    from image_generation.model import Keep
 
 Chain = Runnable[Any, Any]
 
@@ -74,7 +76,7 @@ class EngineAccess:
     limits: Limits = field(default_factory=Limits)
     images: ImageCheck = field(default_factory=lambda: ImageCheck(Limits()))
     """What every image passes on its way to a model."""
-    keep: Keep | None = None
+    keep: "Keep | None" = None
     """Keeps drawn pictures; returns where each can be seen."""
     shadows: Shadows | None = None
     """Runs the copies of requests to models that move between two backends; without it none moves."""
@@ -236,8 +238,10 @@ def build_vision_model(spec: ModelSpec, access: EngineAccess, *, kind: type[Chat
     return RunnableLambda(check) | build_chat_model(spec, access, kind=kind)
 
 
-def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
+def build_image_model(spec: ModelSpec, access: EngineAccess) -> "ImageModel":
     """Return the image model of one entry, with its drawing defaults and limits; what it draws is kept."""
+    from image_generation import Drawing, ImageModel  # noqa: PLC0415 -- with Pillow, for models that draw alone
+
     name, key = access.credentials(spec)
     return ImageModel(
         model=name,
@@ -251,8 +255,10 @@ def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
     )
 
 
-def image_limits(spec: ModelSpec, access: EngineAccess) -> ImageLimits:
+def image_limits(spec: ModelSpec, access: EngineAccess) -> "ImageLimits":
     """Return what one request may ask an image model for."""
+    from image_generation import ImageLimits  # noqa: PLC0415 -- see above
+
     return ImageLimits(
         pictures=spec.limits.max_images or access.limits.pictures,
         pixels=spec.limits.max_pixels or access.limits.picture_pixels,
