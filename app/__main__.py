@@ -46,6 +46,7 @@ def main() -> None:
     from app.web_server import run  # noqa: PLC0415
     from vllm_launcher.registry import RegistryError  # noqa: PLC0415
 
+    gc.collect()  # what little there is makes room for the app
     try:
         app = create_app(settings)
     except (RegistryError, ChainError, StoreError) as error:

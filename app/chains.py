@@ -22,6 +22,7 @@ from app.engines.endpoint import BASE_URL, EndpointTransport
 from app.engines.engine import Engine
 from app.engines.migration import MigratingTransport, OtherBackend, Shadows
 from app.engines.table import ServerTable
+from app.engines.transport import DeferredTransport
 from app.guard.passage import GuardedEngine, Passages
 from app.images import ImageCheck
 from app.memory.chain import Habits, remembering
@@ -135,7 +136,7 @@ def open_short_connections(settings: Settings) -> Connections:
     )
 
 
-def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
+def open_connections(settings: Settings) -> httpx2.AsyncBaseTransport:
     """Return the connections to the engines.
 
     They are dropped after 2 s without use: engines close them after 5 s, and a request that meets the closing fails.
@@ -145,7 +146,7 @@ def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
         max_keepalive_connections=settings.engine_connections,
         keepalive_expiry=2.0,
     )
-    return httpx2.AsyncHTTPTransport(limits=limits)
+    return DeferredTransport(lambda: httpx2.AsyncHTTPTransport(limits=limits))
 
 
 def engine_timeout(settings: Settings) -> httpx2.Timeout:
