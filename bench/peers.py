@@ -55,9 +55,12 @@ def known() -> dict[str, Peer]:
     small = ("uvicorn[standard]==0.54.0", "starlette==1.10.0")
     up = (sys.executable, "-m", "vllm_launcher", "up", "--models", "{folder}/models.json", "--port", "{port}")
     models = {"models.json": json.dumps(MODELS)}
-    ours = Peer("this project", up, speaks="langserve", files=models, process="-m app")
-    off = {"LANGSERVE_VLLM_FAST_PATH": "false"}
-    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}  # OpenTelemetry's usual port; none need listen
+    ours = Peer("this project", up, speaks="langserve", files=models, process="-m app", environment=THOUSANDS)
+    off = {**THOUSANDS, "LANGSERVE_VLLM_FAST_PATH": "false"}
+    traced = {
+        **THOUSANDS,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    }  # OpenTelemetry's usual port; none need listen
     return {
         "ours": ours,
         "general": replace(ours, name="this project, general path", environment=off),
@@ -100,6 +103,8 @@ def known() -> dict[str, Peer]:
     }
 
 
+THOUSANDS = {"LANGSERVE_VLLM_ENGINE_SEQUENCES": "2048", "LANGSERVE_VLLM_ENGINE_CONNECTIONS": "4096"}
+"""The stand-in engine computes as many answers at once as it is asked for; by default ours sends it 512."""
 MODELS = {
     "models": [
         {
@@ -129,7 +134,7 @@ class Running:
     """What is measured."""
 
 
-def make_environment(name: str, peer: Peer) -> Path | None:
+async def make_environment(name: str, peer: Peer) -> Path | None:
     """Return the folder of the peer's environment, made at the first use."""
     if peer.installs is None:
         return None
@@ -139,12 +144,26 @@ def make_environment(name: str, peer: Peer) -> Path | None:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     uv = str(Path(sys.executable).parent / "uv")
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
-    subprocess.run(
-        [uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs], check=True
-    )
+    await run_to_its_end(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
+    await run_to_its_end(uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs)
     stamp.write_text(wanted)
     return folder
+
+
+async def run_to_its_end(*command: str) -> None:
+    """Run a program; it ends with us where we are told to stop.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        if await process.wait():
+            raise RuntimeError(f"{' '.join(command)} failed")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -153,7 +172,7 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
 
     Without a core the engine is a real one, which shares all of them.
     """
-    environment = await asyncio.to_thread(make_environment, name, peer)
+    environment = await make_environment(name, peer)
     port, spare = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         told = {"port": str(port), "spare": str(spare), "engine": engine, "folder": folder}
@@ -166,6 +185,7 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
             process = subprocess.Popen(  # noqa: ASYNC220 -- no clock runs yet
                 command, env=variables, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
+        patience = 20.0
         try:
             target = Target(port, peer.speaks)
             await until_answering(process, target, name, known_text=core is not None)
@@ -174,8 +194,11 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
                 pin([pid for pid in family(process.pid) if pid not in pids], others)
                 pin(pids, [core])
             yield Running(peer, target, pids)
+        except asyncio.CancelledError:
+            patience = 2.0  # somebody waits
+            raise
         finally:
-            await asyncio.to_thread(end, process)
+            await asyncio.to_thread(end, process, patience)
 
 
 def measured(root: int, peer: Peer) -> list[int]:
@@ -216,12 +239,12 @@ async def until_answering(
             await asyncio.sleep(0.3)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a peer and everything it started."""
+def end(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+    """Stop a peer and everything it started; what has not ended after ``patience`` seconds is killed."""
     pids = family(process.pid)
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(20)
+        process.wait(patience)
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             psutil.Process(pid).kill()
