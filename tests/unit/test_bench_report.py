@@ -14,7 +14,7 @@ def measured(*, at_a_thousand: bool) -> Measured:
     if at_a_thousand:
         ours |= {"L16": Figures(cpu=[30, 34]), "L200": Figures(cpu=[25]), "L": Figures(cpu=[24], memory=[178.8])}
         other |= {"L16": Figures(), "L200": Figures(), "L": Figures()}
-    told = {name: "told" for name in ours}
+    told = dict.fromkeys(ours, "told")
     table = {"direct": {}, "ours": ours, "other": other}
     return Measured(table, {"ours": "this", "other": "that"}, [(0.016, 0.016), (0.014, 0.028)], told)
 
