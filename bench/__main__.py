@@ -1,17 +1,15 @@
 """``python -m bench``: what each layer costs, interleaved A B B A; see ``--help``."""
 
 import argparse
-import asyncio
 import contextlib
 import os
 import resource
-import signal
 import statistics
-import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from bench.cpu import Meter, pin, speed_of_this_moment
+from bench.interruption import run_until_told
 from bench.load import Outcome, Scenario, Target, run
 from bench.peers import ROOT, Running, known, run_engine, run_peer
 from bench.report import Figures, Measured, Table, report
@@ -115,22 +113,6 @@ def cores() -> tuple[int, list[int]]:
         print("One core for everything: latencies say little, CPU times of the servers still do.")
         return available[0], available
     return available[-1], available[:-1]
-
-
-def run_until_told(work: Coroutine[Any, Any, Measured]) -> Measured:
-    """Run it; SIGINT and SIGTERM end it, with everything that it has started, and this process with status 130."""
-
-    async def cancellable() -> Measured:
-        task = asyncio.ensure_future(work)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(cancellable())
-    except asyncio.CancelledError:
-        print("Stopped; everything that was started has ended.", flush=True)
-        sys.exit(130)
 
 
 def raise_file_limit() -> None:

@@ -66,11 +66,11 @@ def report(measured: Measured, root: Path, *, write: bool) -> None:
         put_into(root / "docs" / "performance.md", text)
 
 
-def put_into(document: Path, text: str) -> None:
-    """Replace what stands between the two marks."""
-    before, _, rest = document.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+def put_into(document: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Replace what stands between two marks."""
+    before, _, rest = document.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")
 
 
 def markdown(measured: Measured) -> str:
