@@ -34,9 +34,10 @@ from app.guard.bodies import Preferences, parse_preferences, read_json, while_wa
 from app.images import ImageCheck
 from app.memory.chain import SESSION, RememberingChain
 from app.openapi import Bodies
+from app.protocols.known_chain import Asked, new_id, recognise
 from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
 from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
-from app.protocols.langserve_fast import Asked, LangServeFrames, new_id, recognise
+from app.protocols.langserve_fast import LangServeFrames
 from app.protocols.relay import Relay, RelayedStream
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import invalid, named_errors
