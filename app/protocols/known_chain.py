@@ -41,6 +41,11 @@ class KnownChain:
         """Whether the first prompt checks its input itself, so that nobody has to bring it into form before."""
         return isinstance(self.prompts[0], ChatPrompt)
 
+    def fits(self, config: RunnableConfig) -> bool:
+        """Whether a request with this config may go the fast way, as far as that alone tells."""
+        llm, _, config = self._model_for(config)
+        return llm is not None and not _listened_to(config, llm)
+
     async def prepare(self, value: Any, config: RunnableConfig) -> "Asked | None":
         """Return what the model is asked for this input; None where LangChain has to run the chain itself."""
         llm, arguments, config = self._model_for(config)
