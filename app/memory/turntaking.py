@@ -120,9 +120,14 @@ class TurnTaking:
         """Until cancelled, or until it is lost: then the turn will not be stored."""
         while True:
             await asyncio.sleep(self.lease / 3)
-            with contextlib.suppress(MemoryUnavailable):
-                if not await self.store.prolong(held, lease=self.lease):
-                    return
+            # Cut off in the middle it would cost a connection, and a database in memory is gone with its connection.
+            if not await asyncio.shield(self.store.later(self._prolong(held))):
+                return
+
+    async def _prolong(self, held: Held) -> bool:
+        with contextlib.suppress(MemoryUnavailable):
+            return await self.store.prolong(held, lease=self.lease)
+        return True  # not known: it is tried again
 
 
 def _busy(name: SessionName) -> SessionBusy:

@@ -1,5 +1,6 @@
 """What is made when it is first needed: the store of conversations, and the long way to the engines."""
 
+import asyncio
 from pathlib import Path
 
 import httpx2
@@ -8,6 +9,7 @@ import pytest
 from app.engines.transport import DeferredTransport
 from app.memory.deferred import DeferredStore
 from app.memory.kept import SessionName, StoreError
+from app.memory.turntaking import TurnTaking
 
 NAME = SessionName("ada", "tiny", "s1")
 
@@ -34,6 +36,16 @@ async def test_what_an_earlier_process_kept_is_swept(tmp_path: Path) -> None:
     store = DeferredStore(f"sqlite:///{file}")
     assert await store.sweep() == 0
     assert repr(store) == "<DeferredStore open>"
+    await store.close()
+
+
+async def test_conversations_in_memory_outlive_renewals_that_are_cut_off() -> None:
+    """An answer that takes longer renews its lease, and may end in the middle of that: no connection is lost by it."""
+    store = DeferredStore(None)
+    turns = TurnTaking(store, wait=10, lease=0.003)
+    for number in range(100):
+        async with turns.turn(SessionName("ada", "tiny", f"s{number % 7}")):
+            await asyncio.sleep(0.0005 * (number % 9))  # many moments of a renewal
     await store.close()
 
 
