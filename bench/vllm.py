@@ -50,7 +50,8 @@ BEGIN, END = "<!-- bench-vllm: begin -->", "<!-- bench-vllm: end -->"
 OF_RATIOS = """
 SmolLM2-135M by vLLM's own `vllm bench serve`: {tokens} tokens an answer, two answers a stream (four at least), {runs}
 runs each way, there and back. Ratio: tokens/s through the app by those of the engine alone, with the range of all pairs
-of runs; "direct against itself" is by how much runs of the same thing differ. Engine, app and `vllm bench serve` share
+of runs; "direct against itself" is by how much runs of the same thing differ. Asked directly and as `:raw`, the model's
+template adds a system prompt of its own, in place of the chain's, which is shorter. Engine, app and `vllm bench serve` share
 this machine's {cores} cores: what the app takes of them, an engine that computes on them lacks. One fixed piece of work
 took {work} ms; the load was {load} at the end.
 """
@@ -98,6 +99,8 @@ class Load:
     streams: int
     requests: int
     tokens: int
+    seed: int
+    """Of the questions: another one each run, or one run would find in vLLM's cache what another one has asked."""
 
 
 # --- the product -----------------------------------------------------------------------------
@@ -213,14 +216,14 @@ class Serving:
 
 
 def arguments_of(place: Place, way: Way, load: Load, result: Path) -> list[str]:
-    """Return the command line of one run; with one seed, so the questions are the same every way."""
+    """Return the command line of one run."""
     base = place.engine if way == "direct" else f"http://127.0.0.1:{place.app}"
     model = {"direct": place.name, "chain": MODEL, "raw": f"{MODEL}:raw"}[way]
     return [
         *("--backend", "openai-chat", "--base-url", base, "--endpoint", "/v1/chat/completions"),
         *("--model", model, "--tokenizer", place.weights, "--temperature", "0"),
         *("--dataset-name", "random", "--random-input-len", str(PROMPT), "--random-output-len", str(load.tokens)),
-        *("--num-prompts", str(load.requests), "--max-concurrency", str(load.streams), "--seed", str(load.streams)),
+        *("--num-prompts", str(load.requests), "--max-concurrency", str(load.streams), "--seed", str(load.seed)),
         *("--ready-check-timeout-sec", "0", "--disable-tqdm", "--save-result"),
         *("--result-dir", str(result.parent), "--result-filename", result.name),
     ]
@@ -253,10 +256,10 @@ async def compare(place: Place, wanted: Wanted) -> tuple[Compared, dict[int, int
     memory: dict[int, int] = {}
     async with run_serving(place) as serving:
         for way in WAYS:  # the first requests of each pay for what is made once
-            await serving.run(way, Load(2, 2, 8))
+            await serving.run(way, Load(2, 2, 8, seed=0))
         for count, ways in compared.items():
-            load = Load(count, max(4, 2 * count), wanted.tokens)
-            for way in order(wanted.rounds):
+            for turn, way in enumerate(order(wanted.rounds)):
+                load = Load(count, max(4, 2 * count), wanted.tokens, seed=count * 1000 + turn)
                 meter = Meter(place.app_pids)
                 with meter.running():
                     result = await serving.run(way, load)
