@@ -51,8 +51,8 @@ OF_RATIOS = """
 SmolLM2-135M by vLLM's own `vllm bench serve`: {tokens} tokens an answer, two answers a stream (four at least), {runs}
 runs each way, there and back. Ratio: tokens/s through the app by those of the engine alone, with the range of all pairs
 of runs; "direct against itself" is by how much runs of the same thing differ. Asked directly and as `:raw`, the model's
-template adds a system prompt of its own, in place of the chain's, which is shorter. Engine, app and `vllm bench serve` share
-this machine's {cores} cores: what the app takes of them, an engine that computes on them lacks. One fixed piece of work
+template adds a system prompt of its own, in place of the chain's, which is shorter. Engine, app and `vllm bench serve`
+share this machine's {cores} cores: what the app takes of them, an engine that computes on them lacks. One fixed piece of work
 took {work} ms; the load was {load} at the end.
 """
 OF_PIPELINE = """
