@@ -7,6 +7,7 @@ A name is an entry's id, for its chain, or ``id:raw``, for its engine without th
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from chat_vllm import chat_prompt
 
@@ -15,6 +16,8 @@ from app.counting import CountingChat
 from app.engines.line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
 from app.guard.call import may_use
+from app.memory.chain import RememberingChain
+from app.protocols.known_chain import KnownChain, recognise
 from vllm_launcher.registry import ModelSpec, Sampling
 
 RAW = "raw"
@@ -40,6 +43,17 @@ class ServedModel:
     line: EngineLine
     """The way to its engine for everything that is no conversation."""
 
+    @cached_property
+    def known(self) -> KnownChain | None:
+        """The steps of ``chain``, where it is of a known kind; of one that remembers, those within."""
+        chain = self.chain.chain if isinstance(self.chain, RememberingChain) else self.chain
+        return recognise(chain) if chain is not None else None
+
+    @cached_property
+    def known_bare(self) -> KnownChain | None:
+        """The steps of ``bare``."""
+        return recognise(self.bare) if self.bare is not None else None
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -57,6 +71,11 @@ class Choice:
     def name(self) -> str:
         """The name that answers carry: the id, and its tag where it is raw."""
         return f"{self.id}:{RAW}" if self.raw else self.id
+
+    @property
+    def known(self) -> KnownChain | None:
+        """The steps of what answers, where they are known: see ``app/protocols/known_chain.py``."""
+        return self.served.known_bare if self.raw else self.served.known
 
     def answerer(self) -> Chain:
         """Return what answers its conversations.

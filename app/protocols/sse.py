@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +26,8 @@ CANCEL_AGAIN = 0.1
 PING = b": ping\r\n\r\n"
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_OTHER_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
+"""Three characters, in UTF-8, at which many clients (``str.splitlines``) end a line, though no protocol does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +80,31 @@ class Piece(Event):
         return self.content
 
 
+def one_line(text: bytes) -> bytes:
+    """Return a JSON text with everything escaped that a client may take for the end of a line."""
+    return text if text.isascii() else _OTHER_LINE_ENDS.sub(_escape, text)
+
+
+def _escape(found: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(found[0].decode()):04x}".encode()
+
+
+def dump(value: Any) -> str:
+    """Return a value as one line of JSON, in characters as they are."""
+    try:
+        return one_line(orjson.dumps(value)).decode()
+    except TypeError:  # half a character, or a number of more than 64 bits: as escapes and digits
+        return json.dumps(value, separators=(",", ":"))
+
+
 def data(value: Any) -> Data:
     """Return an event without a name that carries ``value`` as JSON."""
-    return Data("data", json.dumps(value, separators=(",", ":")))
+    return Data("data", dump(value))
 
 
 def line(value: Any) -> Line:
     """Return ``value`` as a line of JSON."""
-    return Line("line", json.dumps(value, separators=(",", ":")))
+    return Line("line", dump(value))
 
 
 @dataclass(frozen=True, slots=True)
