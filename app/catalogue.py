@@ -16,8 +16,7 @@ from app.counting import CountingChat
 from app.engines.line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
 from app.guard.call import may_use
-from app.memory.chain import RememberingChain
-from app.protocols.known_chain import KnownChain, recognise
+from app.protocols.asking import FastChain, find_fast_way
 from vllm_launcher.registry import ModelSpec, Sampling
 
 RAW = "raw"
@@ -44,15 +43,14 @@ class ServedModel:
     """The way to its engine for everything that is no conversation."""
 
     @cached_property
-    def known(self) -> KnownChain | None:
-        """The steps of ``chain``, where it is of a known kind; of one that remembers, those within."""
-        chain = self.chain.chain if isinstance(self.chain, RememberingChain) else self.chain
-        return recognise(chain) if chain is not None else None
+    def fast(self) -> FastChain | None:
+        """``chain`` as the fast path asks it, where it knows it: see ``app/protocols/asking.py``."""
+        return find_fast_way(self.chain) if self.chain is not None else None
 
     @cached_property
-    def known_bare(self) -> KnownChain | None:
-        """The steps of ``bare``."""
-        return recognise(self.bare) if self.bare is not None else None
+    def fast_bare(self) -> FastChain | None:
+        """As ``fast``, of ``bare``."""
+        return find_fast_way(self.bare) if self.bare is not None else None
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,9 @@ class Choice:
         return f"{self.id}:{RAW}" if self.raw else self.id
 
     @property
-    def known(self) -> KnownChain | None:
-        """The steps of what answers, where they are known: see ``app/protocols/known_chain.py``."""
-        return self.served.known_bare if self.raw else self.served.known
+    def fast(self) -> FastChain | None:
+        """What answers as the fast path asks it; None where that does not know it."""
+        return self.served.fast_bare if self.raw else self.served.fast
 
     def answerer(self) -> Chain:
         """Return what answers its conversations.

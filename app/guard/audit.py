@@ -8,9 +8,11 @@ import json
 import logging
 import os
 import queue
+import threading
 import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from logging.handlers import QueueListener, RotatingFileHandler
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +22,8 @@ WAITING = 10_000
 """Lines that may wait for the disk; what comes on top is counted, and the count is written."""
 FILE_BYTES = 20 * 1024 * 1024
 FILES = 5
+GATHERED = 0.1
+"""Seconds in which lines gather to be written together: a wake-up of a thread for each would cost more than it."""
 
 
 class Audit(Protocol):
@@ -40,20 +44,19 @@ class AuditLog:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = _PrivateFile(path, maxBytes=FILE_BYTES, backupCount=FILES, encoding="utf-8", delay=True)
-        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(WAITING)
-        self._listener = QueueListener(self._lines, self._file)
+        self._lines: queue.Queue[str | None] = queue.Queue(WAITING)
         self._dropped = 0
-        self._listener.start()
-        self._listening = True
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="audit log", daemon=True)
+        self._writer.start()
 
     def note(self, call: Call, *, status: int, outcome: str, seconds: float) -> None:
         """Write a line soon."""
         line = describe(call, status=status, outcome=outcome, seconds=seconds)
         if self._dropped:
             line["lines_lost_before"] = self._dropped
-        record = logging.LogRecord("audit", logging.INFO, "", 0, json.dumps(line, ensure_ascii=False), None, None)
         try:
-            self._lines.put_nowait(record)
+            self._lines.put_nowait(json.dumps(line, ensure_ascii=False))
         except queue.Full:
             self._dropped += 1
         else:
@@ -61,10 +64,28 @@ class AuditLog:
 
     def close(self) -> None:
         """Write what waits, and let go of the file."""
-        if self._listening:
-            self._listening = False
-            self._listener.stop()
+        if not self._closing.is_set():
+            self._closing.set()
+            self._lines.put(None)
+            self._writer.join()
             self._file.close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._closing.wait(GATHERED)
+            self._emit([line, *self._gathered()])
+
+    def _gathered(self) -> Iterator[str]:
+        """Yield what waits, as many lines as may wait at most."""
+        for _ in range(self._lines.qsize()):
+            line = self._lines.get_nowait()
+            if line is None:
+                self._lines.put(None)
+                return
+            yield line
+
+    def _emit(self, lines: Sequence[str]) -> None:
+        self._file.handle(logging.LogRecord("audit", logging.INFO, "", 0, "\n".join(lines), None, None))
 
 
 class _PrivateFile(RotatingFileHandler):

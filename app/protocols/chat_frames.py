@@ -61,7 +61,8 @@ class ChatFrames(Frames):
 
     @override
     def _take(self, event: bytes, frames: list[bytes]) -> None:
-        frame = self._read(event) if self._read is not None else None
+        short = self._read if self._gathered is None else None  # what is kept is read whole
+        frame = short(event) if short is not None else None
         if frame is None:
             super()._take(event, frames)
         elif frame:

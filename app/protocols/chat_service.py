@@ -18,8 +18,8 @@ from app.errors import EngineFailed, InvalidInput, ModelNotReady, Refused, Servi
 from app.images import ImageCheck
 from app.images.blocks import find_images
 from app.memory.session import current_session
+from app.protocols.asking import Question
 from app.protocols.chat_request import ChatRequest
-from app.protocols.known_chain import Asked
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
 from app.settings import Settings
@@ -117,19 +117,19 @@ class ChatService:
     # --- the short way -----------------------------------------------------------------------
 
     def may_push(self, choice: Choice, request: ChatRequest) -> bool:
-        """Whether a request may go the short way: one answer in text, from a chain of a known kind, of no session."""
-        if not self.settings.fast_path or choice.known is None or request.n != 1 or request.session is not None:
+        """Whether a request may go the short way: one answer in text, from a chain of a known kind."""
+        if not self.settings.fast_path or choice.fast is None or request.n != 1:
             return False
         if request.prompt is not None:
             return not choice.raw
         return all(isinstance(message.content, str) for message in request.messages)
 
-    async def ask(self, choice: Choice, request: ChatRequest, index: int = 0) -> Asked | None:
+    async def ask(self, choice: Choice, request: ChatRequest) -> Question | None:
         """Return what the chain asks the model, which is ready; None where LangChain has to run it after all."""
         current_session.set(request.session)
-        if choice.known is None:
+        if choice.fast is None:
             return None
-        return await choice.known.prepare({"messages": request.turns()}, _config(request, index))
+        return await choice.fast.ask({"messages": request.turns()}, _config(request, 0))
 
     # --- answers -----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from fastapi import Request
@@ -191,10 +192,10 @@ class Delivery:
 
     async def _relay(self, choice: Choice, asked: ChatRequest, telling: Telling) -> Relay | None:
         """Return the answer on the short way; None where only LangChain knows one."""
-        short = await self.chats.ask(choice, asked)
-        if short is None:
+        question = await self.chats.ask(choice, asked)
+        if question is None:
             return None
-        return Relay(await short.stream(), ChatFrames(short, telling), ping=self._ping)
+        return await question.relay(partial(ChatFrames, telling=telling), ping=self._ping)
 
     def push(self, relay: Relay) -> Response:
         """Return the stream of a relay."""

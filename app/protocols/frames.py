@@ -12,6 +12,7 @@ from chat_vllm.events import DONE, EventSplitter, read_plain
 from chat_vllm.model import has_finished, require_finish
 from langchain_core.messages import AIMessageChunk
 
+from app.memory.conversation import Gathered
 from app.protocols.known_chain import Asked, message_id
 
 
@@ -30,6 +31,12 @@ class Frames(ABC):
         """What LangChain would call the answer."""
         self._splitter = EventSplitter()
         self._finished = False
+        self._gathered: Gathered | None = None
+        self._texts: list[str] = []
+
+    def gather(self, into: Gathered) -> None:
+        """Gather the answer's pieces too, those of text alone as one."""
+        self._gathered = into
 
     # --- what they look like -----------------------------------------------------------------
 
@@ -81,6 +88,8 @@ class Frames(ABC):
         plain = read_plain(event)
         if plain is not None and not plain[1]:
             frame = self.text(orjson.dumps(plain[0]))
+            if self._gathered is not None:
+                self._texts.append(plain[0])
         else:
             chunk = self.asked.llm.read_chunk(event)
             if chunk is None:
@@ -90,6 +99,7 @@ class Frames(ABC):
             message.id = message.id or self.message_id
             message.response_metadata = {**(chunk.generation_info or {}), **message.response_metadata}
             frame = self.message(message)
+            self._keep(message)
         if not frame:
             return
         if not self.begun:
@@ -97,7 +107,18 @@ class Frames(ABC):
             frames.append(self.first())
         frames.append(frame)
 
+    def _keep(self, message: AIMessageChunk | None = None) -> None:
+        if self._gathered is None:
+            return
+        if self._texts:
+            text, self._texts = "".join(self._texts), []
+            provider = {"model_provider": self.asked.llm.model_provider}
+            self._gathered.add(AIMessageChunk(content=text, id=self.message_id, response_metadata=provider))
+        if message is not None:
+            self._gathered.add(message)
+
     def _finish(self, frames: list[bytes]) -> None:
         require_finish(None, finished=self._finished)
+        self._keep()
         frames.append(self.last())
         self.ended = True

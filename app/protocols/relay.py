@@ -150,18 +150,18 @@ class Relay:
 
     def _take_last(self, frames: bytes) -> None:
         """The engine's answer is over, one way or the other."""
-        error = self._renderer.error
-        if error is not None:
-            self._answer.close()
-        else:
-            self._answer.finish()
-            if self._keep is None:
-                frames += self._renderer.end()
-            else:
-                self._keeper = self._loop.create_task(self._keep_answer(self._keep), name="keep an answer")
+        error, keep = self._renderer.error, self._keep
+        if error is None and keep is None:
+            frames += self._renderer.end()
         if frames:
             self._put(frames)
-        if self._keeper is None:
+        if error is None:
+            self._answer.finish()
+        else:
+            self._answer.close()
+        if error is None and keep is not None:
+            self._keeper = self._loop.create_task(self._keep_answer(keep), name="keep an answer")
+        else:
             self._end(error)
 
     async def _keep_answer(self, keep: Keep) -> None:

@@ -260,7 +260,7 @@ class Stage(httpx2.AsyncBaseTransport):
         self._launcher = ScriptedLauncher()
         self.network = MemoryNetwork(self)
         short = None if way == "sdk" else self.network.connections()
-        told = settings(folder, fast_path=way == "fast")
+        told = settings(folder, fast_path=way == "fast", sessions_url=f"sqlite:///{folder}/sessions.db")
         told.models.write_text(json.dumps(registry))
         self._app = create_app(told, launcher=self, connections=self, short=short)
 

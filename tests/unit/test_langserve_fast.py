@@ -1,6 +1,7 @@
 """The fast path says, byte for byte, what LangChain says on the general one."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -117,6 +118,59 @@ async def test_every_way_asks_the_engine_for_the_same(stages: dict[str, Stage], 
     assert asked["fast"] == asked["short"] == asked["sdk"]
 
 
+# --- conversations ---------------------------------------------------------------------------
+
+TIMES = re.compile(r"""[a-z_]+_at":[^,}]*""")
+
+
+async def remembered(stage: Stage, name: str, replies: Sequence[Any], route: str) -> tuple[list[Any], str, list[Any]]:
+    """Return every answer of a conversation, what is kept of it, and what the engine was asked."""
+    given = iter(replies)
+
+    def reply(_body: Any) -> Any:
+        if engine.urls[-1].endswith("/tokenize"):
+            return 200, {"count": 10, "max_model_len": 2048, "tokens": []}
+        return next(given)
+
+    engine = ScriptedEngine(reply)
+    answers: list[Any] = []
+    async with stage.client(engine) as client:
+        for turn, _ in enumerate(replies):
+            body = {
+                "input": {"messages": [{"role": "user", "content": f"Question {turn}"}]},
+                "config": {"configurable": {"session_id": name}},
+            }
+            response = await client.post(f"/{MODEL}/{route}", json=body)
+            answers.append((response.status_code, IDS.sub("ID", response.text)))
+        kept = await client.get(f"/sessions/{MODEL}/{name}/export")
+    return answers, TIMES.sub("TIME", IDS.sub("ID", kept.text)), engine.requests
+
+
+@pytest.mark.parametrize("name", CORPUS)
+async def test_every_way_keeps_the_same_conversation(stages: dict[str, Stage], name: str) -> None:
+    """Whole answers are kept, others are not, and the next question goes on from there."""
+    session = re.sub(r"\W", "-", name)
+    told = {
+        way: await remembered(stage, session, [Stream(CORPUS[name]), Stream(CORPUS["text"])], "stream")
+        for way, stage in stages.items()
+    }
+    assert told["fast"] == told["short"] == told["sdk"]
+    assert any(status == 200 for status, _ in told["fast"][0])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+async def test_every_way_keeps_whole_answers_alike(stages: dict[str, Stage], name: str) -> None:
+    """``invoke`` is part of a conversation too."""
+    session = "whole-" + re.sub(r"\W", "-", name)
+    choice = {"index": 0, "message": {"role": "assistant", **WHOLE[name]}, "logprobs": None, "finish_reason": "stop"}
+    body = {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE["usage"]}
+    told = {
+        way: await remembered(stage, session, [(200, body), (200, body)], "invoke") for way, stage in stages.items()
+    }
+    assert told["fast"] == told["short"] == told["sdk"]
+    assert told["fast"][0][1][0] == 200
+
+
 # --- what is recognised --------------------------------------------------------------------
 
 LLM: Any = ChatVLLM(model="m")
@@ -157,6 +211,15 @@ async def test_a_run_that_is_listened_to_is_langchains() -> None:
     assert await listened.prepare(value, {}) is None
     with collect_runs():
         assert await known.prepare(value, {}) is None
+
+
+@pytest.mark.parametrize("name", [name for name in ASKED if name != "out of range"])
+async def test_a_requests_options_stay_on_the_fast_path(name: str) -> None:
+    """LangChain binds them to the model; a binding is only arguments."""
+    llm: Any = ChatVLLM(model="m", engine=MemoryNetwork(ScriptedEngine(says())).connections())
+    known = recognise(PROMPT | configurable(llm))
+    assert known is not None
+    assert await known.prepare({"messages": [("user", "hi")]}, {"configurable": ASKED[name]}) is not None
 
 
 class Listener(BaseCallbackHandler):

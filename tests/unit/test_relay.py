@@ -310,6 +310,16 @@ async def test_an_error_before_any_output_is_raised_while_holding() -> None:
         await relay.hold(SOON)
 
 
+async def test_a_connection_is_readable_again_after_its_last_piece_had_to_wait() -> None:
+    """The end of the answer may come in the same read as the piece that made the engine wait."""
+    network = MemoryNetwork(Engine(Pieces()))
+    got = await post(network.connections())
+    got.push(lambda _: got.pause(), lambda _: None)
+    network.opened[0].deliver(b"Paris.", last=True)
+    assert network.opened[0].readable
+    network.opened[0].abort()
+
+
 # --- connections -----------------------------------------------------------------------------
 
 
