@@ -136,10 +136,7 @@ async def test_both_ways_tell_a_refusal_alike(stages: dict[str, Stage], wire: st
         assert answers["fast"][0] >= 400
 
 
-PUSHED = [name for name in WIRES if name != "OpenAI, raw"]
-
-
-@pytest.mark.parametrize("wire", PUSHED)
+@pytest.mark.parametrize("wire", WIRES)
 async def test_a_known_chain_is_pushed_through(stages: dict[str, Stage], wire: str) -> None:
     """No task pumps its events, as one does for everything else; so the comparisons above compare two ways."""
     pumped: dict[str, bool] = {}
