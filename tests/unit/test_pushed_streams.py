@@ -4,12 +4,13 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.engine_streams import CORPUS, REFUSALS, logprobs, said
-from tests.unit.scripted import MODEL, ScriptedEngine, Stage, Stream
+from tests.unit.scripted import MODEL, SOON, Exchange, ScriptedEngine, Stage, Stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # langserve's own
 
@@ -148,3 +149,82 @@ async def test_a_known_chain_is_pushed_through(stages: dict[str, Stage], wire: s
 
         assert (await told(stage, WIRES[wire], reply))[0] == 200
     assert pumped == {"short": True, "fast": False}
+
+
+# --- clients that leave, that read slowly, that come back -----------------------------------------
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_client_that_leaves_lets_the_engine_go(stages: dict[str, Stage], wire: str) -> None:
+    """At once: nothing waits for the next piece."""
+    stream = Stream([*(said(content=f"w{number}") for number in range(3)), asyncio.Event()])
+    stages["fast"].network.cut = 0
+    async with stages["fast"].app(ScriptedEngine(lambda _: stream)) as app:
+        exchange = Exchange(app, WIRES[wire].path, WIRES[wire].body)
+        assert await exchange.start() == 200
+        await exchange.until("w1")
+        exchange.leave()
+        async with asyncio.timeout(SOON):
+            await stream.closed.wait()
+        await exchange.end()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_client_that_reads_slowly_keeps_the_engine_waiting(stages: dict[str, Stage], wire: str) -> None:
+    """Nothing more is read from the engine, and nothing is lost afterwards."""
+    words = [f"w{number}." for number in range(1000)]
+    stream = Stream([*(said(content=word + 200 * "x") for word in words), said("stop", content=""), "[DONE]"])
+    stage = stages["fast"]
+    stage.network.cut = 0
+    async with stage.app(ScriptedEngine(lambda _: stream)) as app:
+        exchange = Exchange(app, WIRES[wire].path, WIRES[wire].body, room=1)
+        async with asyncio.timeout(SOON):
+            while not stream.sent or stage.network.opened[-1].readable:  # noqa: ASYNC110 -- a transport has no event
+                await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+        assert stream.sent < len(words) / 2
+        assert await exchange.start() == 200
+        text = ""
+        while piece := await exchange.piece():
+            text += piece
+        await exchange.end()
+    places = [text.index(word) for word in words]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("wire", ["OpenAI", "Anthropic", "Ollama's chat", "TGI", "KServe"])
+async def test_a_conversation_is_kept_on_both_ways_alike(stages: dict[str, Stage], wire: str) -> None:
+    """The second question brings the first one's answer with it."""
+    asked: dict[str, Any] = {}
+    for way, stage in stages.items():
+        engine = ScriptedEngine(lambda _: Stream(CORPUS["text"]))
+        headers = {"x-session-id": wire.replace("'", "-").replace(" ", "-")}
+        async with stage.client(engine) as client:
+            for _ in range(2):
+                response = await client.post(WIRES[wire].path, json=WIRES[wire].body, headers=headers)
+                assert response.status_code == 200
+        asked[way] = [request["messages"] for request in engine.requests if request.get("stream")]
+    assert asked["fast"] == asked["short"]
+    assert [message["content"] for message in asked["fast"][1][-3:-1]] == [
+        "Where is Paris?" if wire in {"OpenAI", "Anthropic", "Ollama's chat"} else "Hi",
+        "In France.",
+    ]
+
+
+async def test_a_stream_in_lines_has_no_comments(tmp_path: Path) -> None:
+    """JSON lines have no place for them, however long the silence."""
+    go = asyncio.Event()
+    stream = Stream([said(content="a"), go, said("stop", content=""), "[DONE]"])
+    stage = Stage(tmp_path, way="fast", ping=0.01)
+    async with stage.app(ScriptedEngine(lambda _: stream)) as app:
+        quiet = Exchange(app, WIRES["Ollama's chat"].path, WIRES["Ollama's chat"].body)
+        loud = Exchange(app, WIRES["OpenAI"].path, WIRES["OpenAI"].body)
+        assert (await quiet.start(), await loud.start()) == (200, 200)
+        await loud.until(": ping\r\n\r\n: ping")
+        go.set()
+        told = await quiet.until('"done":true')
+        await loud.until("[DONE]")
+        await quiet.end()
+        await loud.end()
+    assert "ping" not in told
