@@ -17,7 +17,7 @@ SCENARIOS = {
     "B": Scenario("B", callers=200, tokens=128, pace=50),
     "whole": Scenario("whole", callers=4, tokens=40, pace=0, asks=40, stream=False),
     "first": Scenario("first", callers=1, tokens=3, pace=0, asks=100),
-    "first32": Scenario("first32", callers=32, tokens=6, pace=20, asks=6),
+    "first32": Scenario("first32", callers=32, tokens=26, pace=20, asks=4, apart=17),
     "smoke": Scenario("smoke", callers=3, tokens=20, pace=2, asks=2),
     "L": Scenario("L", callers=1000, tokens=12, pace=250),
 }

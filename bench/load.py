@@ -156,12 +156,15 @@ class Scenario:
     asks: int = 1
     stream: bool = True
     within: float = 120.0
+    apart: float = 0.0
+    """Milliseconds between the first requests of two callers; 0: all in the same moment, waiting for each other."""
 
     def tell(self) -> str:
         """Return it in words."""
         kind = f"{self.tokens} tokens" + (f", one every {self.pace} ms" if self.pace else "")
         how = "streamed" if self.stream else "in one piece"
-        return f"{self.callers} callers, {self.asks} requests each for {kind}, {how}"
+        when = f", {self.apart:g} ms apart" if self.apart else ""
+        return f"{self.callers} callers{when}, {self.asks} requests each for {kind}, {how}"
 
 
 @dataclass
@@ -194,6 +197,7 @@ async def run(target: Target, scenario: Scenario, around: Callable[[Awaitable[No
     got: list[tuple[int, Got | BaseException]] = []
 
     async def call(caller: int) -> None:
+        await asyncio.sleep(caller * scenario.apart / 1e3)
         for turn in range(scenario.asks):
             seed = caller * 7 + turn
             request = target.request(seed, scenario.tokens, scenario.pace, stream=scenario.stream)

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import InternalError
 from app.guard.bodies import CallerLeft, while_wanted
+from app.guard.client_connection import WRITE, Write
 from app.shutdown import Shutdown
 
 WAITING = 16
@@ -78,6 +79,9 @@ class Piece(Event):
     def encode(self) -> bytes:
         """Return the bytes."""
         return self.content
+
+
+COMMENT = Piece("comment", content=PING)
 
 
 def one_line(text: bytes) -> bytes:
@@ -183,6 +187,11 @@ class Pump:
                 raise
         return tuple(held)
 
+    def comment(self) -> None:
+        """Deliver a comment next, unless there is something to deliver."""
+        if self._queue.empty():
+            self._queue.put_nowait(COMMENT)
+
     async def stop(self) -> None:
         """End the generator, wherever it is, and wait until it has.
 
@@ -234,39 +243,59 @@ class EventStream(Response):
         self._ping = ping
         self._endless = endless
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events as they come."""
+        write: Write = scope.get("extensions", {}).get(WRITE, _take_nothing)
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_all(receive, send)
+            await self._send_all(receive, send, write)
         except CallerLeft:
             pass
         finally:
             await self._pump.stop()
 
-    async def _send_all(self, receive: Receive, send: Send) -> None:
+    async def _send_all(self, receive: Receive, send: Send, write: Write) -> None:
         try:
             async with while_wanted(receive, self._shutdown, endless=self._endless):
                 for event in self._held:
                     await _send(send, event.encode())
-                while (frame := await self._next_frame()) is not None:
-                    await _send(send, frame)
+                with self._commented():
+                    while (event := await self._pump.next()) is not None:
+                        frame = event.encode()
+                        if not write(frame):
+                            await _send(send, frame)
+                        self._sent = self._loop.time()
         except CallerLeft:
             raise
         except Exception as error:  # noqa: BLE001 -- named, in the stream's own way
             await _send(send, self._render_error(error).encode())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _next_frame(self) -> bytes | None:
-        scope = asyncio.timeout(self._ping)
+    @contextlib.contextmanager
+    def _commented(self) -> Generator[None]:
+        """Have the pump deliver a comment after a silence: one timer a stream, looked at late, none a piece."""
+        self._loop, ping = asyncio.get_running_loop(), self._ping
+        self._sent = self._loop.time()
+        if ping is None:
+            yield
+            return
+
+        def look() -> None:
+            nonlocal timer
+            due = self._sent + ping - self._loop.time()
+            if due <= 0:
+                self._pump.comment()
+            timer = self._loop.call_later(due if due > 0 else ping, look)
+
+        timer = self._loop.call_later(ping, look)
         try:
-            async with scope:
-                event = await self._pump.next()
-        except TimeoutError:
-            if scope.expired():
-                return PING
-            raise
-        return event.encode() if event else None
+            yield
+        finally:
+            timer.cancel()
+
+
+def _take_nothing(_: bytes) -> bool:
+    return False
 
 
 async def _send(send: Send, body: bytes) -> None:
