@@ -20,6 +20,7 @@ from app.images.blocks import find_images
 from app.memory.session import current_session
 from app.protocols.asking import Question
 from app.protocols.chat_request import ChatRequest
+from app.protocols.chunks import stream_chunks
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
 from app.settings import Settings
@@ -201,6 +202,8 @@ class ChatService:
     async def _stream(self, choice: Choice, request: ChatRequest, index: int) -> AsyncGenerator[AIMessageChunk, None]:
         if choice.raw and request.prompt is not None:
             pieces: Any = complete_stream(choice, request, _seeded(request, index))
+        elif (question := await self._pull(choice, request)) is not None:
+            pieces = stream_chunks(question.asked)
         else:
             pieces = choice.answerer().astream({"messages": request.turns()}, _config(request, index))
         try:
@@ -210,6 +213,11 @@ class ChatService:
                     yield chunk
         finally:
             await pieces.aclose()
+
+    async def _pull(self, choice: Choice, request: ChatRequest) -> Question | None:
+        """Return what the model is asked where its answer can be pulled past LangChain; a memory needs LangChain."""
+        pulled = request.session is None and self.may_push(choice, request)
+        return await self.ask(choice, request) if pulled else None
 
     async def _stream_several(
         self, choice: Choice, request: ChatRequest
