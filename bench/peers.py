@@ -61,6 +61,7 @@ def known() -> dict[str, Peer]:
     return {
         "ours": ours,
         "general": replace(ours, name="this project, general path", environment=off),
+        "workers": replace(ours, name="this project, 2 workers", command=(*up, "--workers", "2")),
         "traced": replace(ours, name="this project, OpenTelemetry on", environment=traced),
         "langserve": Peer(
             "plain LangServe (prompt, ChatOpenAI, parser)",
