@@ -59,11 +59,12 @@ def serve_alone(settings: Settings, listener: socket.socket) -> None:
 
 def serve_together(settings: Settings, listener: socket.socket) -> None:
     """Serve with several processes, of which this one is the parent."""
-    from app.workers.serving import serve  # noqa: PLC0415 -- see main
-    from vllm_launcher.registry import RegistryError, load_registry  # noqa: PLC0415
+    from vllm_launcher.registry import RegistryError, load_registry  # noqa: PLC0415 -- see main
 
     try:
         with open_common(settings, listener) as common:
+            from app.workers.serving import serve  # noqa: PLC0415
+
             status = serve(settings, common, load_registry(settings.models))
     except (RegistryError, OSError) as error:
         give_up(error)

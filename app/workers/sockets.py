@@ -67,13 +67,16 @@ def open_common(settings: Settings, listener: socket.socket) -> Generator[Common
     Raises:
         OSError: A port is taken, or the folder cannot be made.
     """
-    with _shared_folder(settings.control.parent / "workers" if settings.control else None) as folder:
-        documents = socket.socket(socket.AF_UNIX)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_shared_folder(settings.control.parent / "workers" if settings.control else None))
+        documents = stack.enter_context(socket.socket(socket.AF_UNIX))
         documents.bind(str(folder / DOCUMENTS))
         documents.listen(BACKLOG)
-        own = settings.metrics_port is not None and settings.metrics
-        metrics = listen(settings.metrics_host, settings.metrics_port or 0, "METRICS_PORT") if own else None
-        grpc = reserve(settings.host, settings.grpc_port, "GRPC_PORT") if settings.grpc_port else None
+        metrics = grpc = None
+        if settings.metrics and settings.metrics_port is not None:
+            metrics = stack.enter_context(listen(settings.metrics_host, settings.metrics_port, "METRICS_PORT"))
+        if settings.grpc_port:
+            grpc = stack.enter_context(reserve(settings.host, settings.grpc_port, "GRPC_PORT"))
         yield Common(settings.workers, folder, listener, documents, metrics, grpc)
 
 
