@@ -142,8 +142,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     access_log: bool = False
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """Processes that serve together on the port, each on a core of its own at most. What the limits allow at once is
-    shared out between them."""
+    """Processes that serve together on the port, each on a core of its own at most."""
     grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Where gRPC is served, on the same host. Off if not set, or 0."""
     grpc_certificate: Path | None = None

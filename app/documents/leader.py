@@ -44,7 +44,6 @@ SEARCH = "/search"
 ROOT = URL("http://documents")
 OF_ONE_CONNECTION = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te"})
 NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-PIECE = 64 * 1024
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """One of the processes that serve together: which it is, what it has in common with the others, and its share.
 
-What a setting bounds it bounds for the service as a whole: each worker gets a part, at least 1.
+Shared out is what would cost others something: an engine's places, and images that are decoded at once, each worker at
+least 1. What refuses a client (lines, connections) bounds each worker on its own: the kernel spreads connections
+unevenly, and a share would refuse what the service has room for.
 """
 
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.settings import Limits, Settings
+from app.settings import Settings
 
-DIVIDED = ("image_workers", "image_bodies", "shadows", "waiting", "waiting_in_all", "queue", "connections")
-"""Limits of what may be there at once in the whole service; the others bound one request."""
+DIVIDED = ("image_workers", "image_bodies", "shadows")
+"""Limits that hold for all workers together."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,8 @@ ALONE = Worker()
 
 
 def divide(settings: Settings, worker: Worker) -> Settings:
-    """Return what one worker is told: its share of what the settings allow the whole service at once."""
+    """Return what one worker is told: its share of what the settings allow all of them together."""
     if worker.is_alone:
         return settings
-    return settings.model_copy(
-        update={
-            "limits": _divide_limits(settings.limits, worker),
-            "engine_connections": worker.share(settings.engine_connections),
-        }
-    )
-
-
-def _divide_limits(limits: Limits, worker: Worker) -> Limits:
-    return limits.model_copy(update={name: worker.share(getattr(limits, name)) for name in DIVIDED})
+    shares = {name: worker.share(getattr(settings.limits, name)) for name in DIVIDED}
+    return settings.model_copy(update={"limits": settings.limits.model_copy(update=shares)})

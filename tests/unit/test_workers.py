@@ -7,7 +7,7 @@ import pytest
 
 from app.guard.audit import AuditLog
 from app.guard.call import Call
-from app.server import create_app
+from app.server import create_app, open_sessions
 from app.settings import Limits, Settings
 from app.workers.worker import ALONE, DIVIDED, Worker, divide
 from tests.unit.scripted import ScriptedEngine, ScriptedLauncher, says, server, settings
@@ -32,15 +32,14 @@ def test_one_worker_is_told_what_the_settings_say() -> None:
     assert divide(told, ALONE) is told
 
 
-def test_limits_of_the_whole_service_are_shared_out_and_those_of_one_request_are_not() -> None:
-    """Every worker keeps to its share; a body may be as large as ever."""
+def test_limits_of_the_whole_service_are_shared_out_and_those_of_one_process_are_not() -> None:
+    """Every worker keeps to its share; a body may be as large, and a line as long as ever."""
     told = Settings()
     parts = [divide(told, Worker(number, 3)) for number in range(3)]
     for name in DIVIDED:
         assert sum(getattr(part.limits, name) for part in parts) == max(3, getattr(told.limits, name))
     for name in set(Limits.model_fields) - set(DIVIDED):
         assert {getattr(part.limits, name) for part in parts} == {getattr(told.limits, name)}
-    assert sum(part.engine_connections for part in parts) == told.engine_connections
 
 
 def test_workers_together_send_an_engine_no_more_than_it_takes(tmp_path: Path) -> None:
@@ -70,3 +69,11 @@ def test_workers_write_one_audit_log(tmp_path: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     written = [json.loads(line)["request_id"] for file in files for line in file.read_text().splitlines()]
     assert sorted(written) == sorted(f"{worker}-{number}" for worker in range(3) for number in range(lines))
+
+
+def test_workers_without_a_database_remember_together(tmp_path: Path) -> None:
+    """As long as the app runs, in the folder they share; one that is alone needs none."""
+    told = Settings(sessions_url=None)
+    stores = [open_sessions(told, Worker(number, 2, tmp_path)) for number in range(2)]
+    assert {str(store.engine.url) for store in stores} == {f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"}
+    assert str(open_sessions(told).engine.url) == "sqlite+aiosqlite://"
