@@ -11,8 +11,8 @@ from typing import Any
 from bench.cpu import Meter, pin, speed_of_this_moment
 from bench.interruption import run_until_told
 from bench.load import Outcome, Scenario, Target, run
-from bench.peers import ROOT, Running, known, run_engine, run_peer
-from bench.report import Figures, Measured, Table, report
+from bench.peers import BY_PROTOCOL, ROOT, Running, known, run_engine, run_peer, spoken_by
+from bench.report import Figures, Measured, Table, report, report_protocols
 
 SCENARIOS = {
     "A": Scenario("A", callers=16, tokens=128, pace=20),
@@ -78,7 +78,11 @@ async def compare(names: list[str], scenarios: list[Scenario], rounds: int, line
         direct = Running(peers["aiohttp"], Target(int(engine.rsplit(":", 1)[1]), "openai"), [])
         running = {"direct": direct}
         for name in names:
-            running[name] = await stack.enter_async_context(run_peer(name, peers[name], engine, core, others))
+            peer = peers[name]
+            if peer.host in running:
+                running[name] = spoken_by(running[peer.host], peer)
+                continue
+            running[name] = await stack.enter_async_context(run_peer(name, peer, engine, core, others))
             print(f"{name}: up, pids {running[name].pids}", flush=True)
 
         async def in_turn(who: list[str], what: list[Scenario], turns: int) -> None:
@@ -133,10 +137,16 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=2, help="pairs of rounds, forwards and backwards (A B B A)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    parser.add_argument("--by-protocol", action="store_true", help="measure ours in A over each protocol, both paths")
     asked = parser.parse_args()
+    raise_file_limit()
+    if asked.by_protocol:
+        names = ["ours", "general", *BY_PROTOCOL]
+        result = run_until_told(compare(names, [SCENARIOS["A"]], asked.rounds, []))
+        report_protocols(result, ROOT, write=asked.write)
+        return
     scenarios = [SCENARIOS[name] for name in (asked.scenarios.split(",") if asked.scenarios else USUAL)]
     linear = [] if asked.scenarios else [SCENARIOS[name] for name in LINEAR]
-    raise_file_limit()
     result = run_until_told(compare(asked.peers.split(","), scenarios, asked.rounds, linear))
     report(result, ROOT, write=asked.write)
 

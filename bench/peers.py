@@ -19,7 +19,8 @@ import psutil
 from platformdirs import user_cache_path
 
 from bench.cpu import family, pin
-from bench.load import Scenario, Speaks, Target, run
+from bench.load import Scenario, Target, run
+from bench.protocols import PROTOCOLS, Speaks
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = user_cache_path("langserve-vllm") / "bench"
@@ -37,6 +38,8 @@ class Peer:
         speaks: Its protocol.
         files: What its folder holds.
         environment: Added variables.
+        model: As it is asked for.
+        host: The peer whose process it is, where it has none of its own.
         process: A part of the command line that tells the process to measure; empty: everything that was started.
     """
 
@@ -47,6 +50,8 @@ class Peer:
     files: Mapping[str, str] | None = None
     environment: Mapping[str, str] | None = None
     process: str = ""
+    model: str = "smollm2"
+    host: str = ""
 
 
 def known() -> dict[str, Peer]:
@@ -57,13 +62,15 @@ def known() -> dict[str, Peer]:
     models = {"models.json": json.dumps(MODELS)}
     ours = Peer("this project", up, speaks="langserve", files=models, process="-m app", environment=THOUSANDS)
     off = {**THOUSANDS, "LANGSERVE_VLLM_FAST_PATH": "false"}
-    traced = {
-        **THOUSANDS,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
-    }  # OpenTelemetry's usual port; none need listen
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}  # the usual port; none need listen
+    traced = {**THOUSANDS, **collector}
+    general = replace(ours, name="this project, general path", environment=off)
     return {
         "ours": ours,
-        "general": replace(ours, name="this project, general path", environment=off),
+        "general": general,
+        **by_protocol(ours, "", "ours"),
+        **by_protocol(general, "general-", "general"),
+        "workers": replace(ours, name="this project, 2 workers", command=(*up, "--workers", "2")),
         "traced": replace(ours, name="this project, OpenTelemetry on", environment=traced),
         "langserve": Peer(
             "plain LangServe (prompt, ChatOpenAI, parser)",
@@ -105,6 +112,28 @@ def known() -> dict[str, Peer]:
 
 THOUSANDS = {"LANGSERVE_VLLM_ENGINE_SEQUENCES": "2048", "LANGSERVE_VLLM_ENGINE_CONNECTIONS": "4096"}
 """The stand-in engine computes as many answers at once as it is asked for; by default ours sends it 512."""
+NAMES: Mapping[Speaks, str] = {
+    "openai": "OpenAI",
+    "anthropic": "Anthropic",
+    "ollama": "Ollama",
+    "tgi": "TGI",
+    "kserve": "KServe",
+}
+
+
+def by_protocol(host: Peer, prefix: str, of: str) -> dict[str, Peer]:
+    """Return a peer as it is in each protocol: the same process asked in another way. ``raw`` is OpenAI's, raw."""
+    spoken = {
+        f"{prefix}{speaks}": replace(host, name=f"{host.name}, {NAMES[speaks]}", speaks=speaks, host=of)
+        for speaks in PROTOCOLS
+        if speaks in NAMES
+    }
+    raw = replace(host, name=f"{host.name}, OpenAI raw", speaks="openai", model="smollm2:raw", host=of)
+    return {**spoken, f"{prefix}raw": raw}
+
+
+BY_PROTOCOL = [f"{prefix}{each}" for each in (*NAMES, "raw") for prefix in ("", "general-")]
+
 MODELS = {
     "models": [
         {
@@ -187,7 +216,7 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
             )
         patience = 20.0
         try:
-            target = Target(port, peer.speaks)
+            target = Target(port, peer.speaks, peer.model)
             await until_answering(process, target, name, known_text=core is not None)
             pids = measured(process.pid, peer)
             if core is not None:
@@ -256,6 +285,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def spoken_by(running: Running, peer: Peer) -> Running:
+    """Return a running server as another peer asks it."""
+    return Running(peer, replace(running.target, speaks=peer.speaks, model=peer.model), running.pids)
 
 
 @contextlib.asynccontextmanager

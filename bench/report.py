@@ -14,6 +14,7 @@ COLUMNS = (
 )
 STREAMS = {"L16": 16, "L200": 200, "L": 1000}
 """Scenarios that differ in nothing but their number of streams."""
+PROTOCOL_MARKS = ("<!-- bench-protocols: begin -->", "<!-- bench-protocols: end -->")
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
@@ -66,11 +67,33 @@ def report(measured: Measured, root: Path, *, write: bool) -> None:
         put_into(root / "docs" / "performance.md", text)
 
 
-def put_into(document: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
-    """Replace what stands between two marks."""
+def put_into(document: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Replace what stands between the two marks."""
+    begin, end = marks
     before, _, rest = document.read_text().partition(begin)
     _, _, after = rest.partition(end)
     document.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")
+
+
+def report_protocols(measured: Measured, root: Path, *, write: bool) -> None:
+    """Print the table by protocol, and put it into docs/performance.md where asked to."""
+    text = protocols_markdown(measured)
+    print(text)
+    if write:
+        put_into(root / "docs" / "performance.md", text, PROTOCOL_MARKS)
+
+
+def protocols_markdown(measured: Measured) -> str:
+    """Return a row a protocol: what a token costs when it is pushed through, and on LangChain's way."""
+    rows = ["| protocol | pushed through: CPU µs a token | general path | failures |", "|---|---|---|---|"]
+    for key, name in measured.names.items():
+        host = "general" if key == "ours" else f"general-{key}"
+        if host in measured.table:
+            pair = (measured.table[key], measured.table[host])
+            failures = sum(found["A"].failures for found in pair)
+            title = name.rpartition(", ")[2] if ", " in name else "LangServe"
+            rows.append(f"| {title} | {spread(pair[0], 'A')} | {spread(pair[1], 'A')} | {failures} |")
+    return "\n".join([*rows, "", noise(measured), "", f"A: {measured.scenarios['A']}", ""])
 
 
 def markdown(measured: Measured) -> str:

@@ -45,15 +45,15 @@ READY_WITHIN = 900.0
 """Seconds; most of them only where the engine has to be installed first."""
 PROMPT = 32
 """Tokens of a question, at random; the chain's own prompt comes before them."""
-BEGIN, END = "<!-- bench-vllm: begin -->", "<!-- bench-vllm: end -->"
+MARKS = ("<!-- bench-vllm: begin -->", "<!-- bench-vllm: end -->")
 
 OF_RATIOS = """
 SmolLM2-135M by vLLM's own `vllm bench serve`: {tokens} tokens an answer, two answers a stream (four at least), {runs}
 runs each way, there and back. Ratio: tokens/s through the app by those of the engine alone, with the range of all pairs
 of runs; "direct against itself" is by how much runs of the same thing differ. Asked directly and as `:raw`, the model's
 template adds a system prompt of its own, in place of the chain's, which is shorter. Engine, app and `vllm bench serve`
-share this machine's {cores} cores: what the app takes of them, an engine that computes on them lacks. One fixed piece of work
-took {work} ms; the load was {load} at the end.
+share this machine's {cores} cores: what the app takes of them, an engine that computes on them lacks. One fixed piece
+of work took {work} ms; the load was {load} at the end.
 """
 OF_PIPELINE = """
 The pipeline (`bench/servers/transformers_pipeline.py`) is transformers' `text-generation` behind FastAPI, with the same
@@ -320,7 +320,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vllm.md").write_text(text)
     if asked.write:
-        put_into(ROOT / "docs" / "performance.md", text, BEGIN, END)
+        put_into(ROOT / "docs" / "performance.md", text, MARKS)
 
 
 if __name__ == "__main__":

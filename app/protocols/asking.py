@@ -23,12 +23,12 @@ class Question:
     """Of the session that it is part of."""
     gathered: Gathered = field(default_factory=Gathered)
 
-    async def relay(self, render: Callable[[Asked], Frames], *, ping: float) -> Relay:
+    async def relay(self, render: Callable[[Asked], Frames], *, ping: float | None) -> Relay:
         """Send it, and return the stream.
 
         Args:
             render: Makes the frames of the protocol.
-            ping: Seconds of silence before a comment line.
+            ping: Seconds of silence before a comment line; None: the stream's form has none.
         """
         if self.turn is None:
             return Relay(await self.asked.stream(), render(self.asked), ping=ping)

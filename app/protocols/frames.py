@@ -46,7 +46,7 @@ class Frames(ABC):
 
     @abstractmethod
     def text(self, literal: bytes) -> bytes:
-        """Return the frame of a piece of text: a string of JSON, its quotation marks included."""
+        """Return the frame of a piece of text: a string of JSON, its quotation marks included. Empty: none."""
 
     @abstractmethod
     def message(self, message: AIMessageChunk) -> bytes:
@@ -100,6 +100,8 @@ class Frames(ABC):
             message.response_metadata = {**(chunk.generation_info or {}), **message.response_metadata}
             frame = self.message(message)
             self._keep(message)
+        if not frame:
+            return
         if not self.begun:
             self.begun = True
             frames.append(self.first())

@@ -96,13 +96,21 @@ def recognise(chain: Runnable[Any, Any]) -> KnownChain | None:
 def _unbind(runnable: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
     """Return what is below bindings that add nothing but arguments."""
     kwargs: dict[str, Any] = {}
-    while type(runnable) is RunnableBinding:  # those that inherit from it do more: they try again, for example
+    while _is_binding(runnable):
         binding = cast("Any", runnable)
         if binding.config or binding.config_factories:
             break
         kwargs = {**binding.kwargs, **kwargs}
         runnable = cast("Runnable[Any, Any]", binding.bound)
-    return cast("Runnable[Any, Any]", runnable), kwargs
+    return runnable, kwargs
+
+
+def _is_binding(runnable: Runnable[Any, Any]) -> bool:
+    """Whether it is a binding and nothing more: those that inherit from it try again, for example.
+
+    What a chat model's ``bind`` returns is of a class of its own "purely for the type checker", with the same id.
+    """
+    return isinstance(runnable, RunnableBinding) and runnable.lc_id()[-1] == RunnableBinding.__name__
 
 
 @dataclass(frozen=True)

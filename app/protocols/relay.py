@@ -52,7 +52,7 @@ class Relay:
     Args:
         answer: The engine's, its status checked.
         renderer: Makes the client's frames.
-        ping: Seconds of silence before a comment line.
+        ping: Seconds of silence before a comment line; None: the stream's form has no comments.
         keep: Keeps the answer once it is complete; the stream ends after that.
         lifetime: What it needs until its end.
     """
@@ -62,7 +62,7 @@ class Relay:
         answer: Answer,
         renderer: Renderer,
         *,
-        ping: float,
+        ping: float | None,
         keep: Keep | None = None,
         lifetime: contextlib.AsyncExitStack | None = None,
     ) -> None:
@@ -109,12 +109,14 @@ class Relay:
             await self._send_waiting(send)
         self._send, self._write = send, write or _wait
         self._answer.resume()
-        self._timer = self._loop.call_later(self._ping, self._tick)
+        if self._ping is not None:
+            self._timer = self._loop.call_later(self._ping, self._tick, self._ping)
         self._settle()
         try:
             await self._finished
         finally:
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             self._send = None
             await _stop(self._sender)
 
@@ -219,12 +221,12 @@ class Relay:
         await send(_body(frames))
         self._wrote = self._loop.time()
 
-    def _tick(self) -> None:
+    def _tick(self, ping: float) -> None:
         """Write a comment after a silence. One timer a stream, looked at late, instead of one a piece."""
-        due = self._wrote + self._ping - self._loop.time()
+        due = self._wrote + ping - self._loop.time()
         if due <= 0 and self._sender is None:
             self._put(PING)
-        self._timer = self._loop.call_later(due if due > 0 else self._ping, self._tick)
+        self._timer = self._loop.call_later(due if due > 0 else ping, self._tick, ping)
 
 
 def _wait(_: bytes) -> bool:
@@ -247,7 +249,15 @@ class RelayedStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, relay: Relay, *, render_error: Callable[[BaseException], Event], shutdown: Shutdown) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        *,
+        render_error: Callable[[BaseException], Event],
+        shutdown: Shutdown,
+        media_type: str | None = None,
+    ) -> None:
+        self.media_type = media_type or self.media_type
         self.status_code = 200
         self.background = None
         self.init_headers(STREAM_HEADERS)
