@@ -36,13 +36,13 @@ def main() -> None:
             read_pair(*settings.grpc_files)
     except (ValidationError, OSError, NoKeysError) as error:
         give_up(error)
+    gc.disable()  # importing makes a million objects and hardly any garbage: looking for it takes a quarter of the time
     serve = serve_alone if settings.workers == 1 else serve_together
     serve(settings, listener)
 
 
 def serve_alone(settings: Settings, listener: socket.socket) -> None:
     """Serve in this process."""
-    gc.disable()  # importing makes a million objects and hardly any garbage: looking for it takes a quarter of the time
     from app.chains import ChainError  # noqa: PLC0415 -- see main
     from app.memory.kept import StoreError  # noqa: PLC0415
     from app.server import create_app  # noqa: PLC0415
@@ -64,7 +64,6 @@ def serve_together(settings: Settings, listener: socket.socket) -> None:
     """Serve with several processes, of which this one is the parent."""
     from vllm_launcher.registry import RegistryError, load_registry  # noqa: PLC0415 -- see main
 
-    gc.disable()  # until all is imported, as above
     try:
         with open_common(settings, listener) as common:
             from app.workers.serving import serve  # noqa: PLC0415

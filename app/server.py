@@ -294,7 +294,7 @@ def open_sessions(settings: Settings, worker: Worker = ALONE) -> DeferredStore:
 
 @contextlib.asynccontextmanager
 async def open_grpc(settings: Settings, services: GrpcServices, *, together: bool) -> AsyncGenerator[int | None]:
-    """Serve gRPC while the block runs; gives the port, or None where it is off.
+    """Serve gRPC while the block runs; gives the port, or None where it is off. Several workers listen ``together``.
 
     Raises:
         OSError: Its certificate cannot be used.

@@ -62,8 +62,10 @@ def known() -> dict[str, Peer]:
     models = {"models.json": json.dumps(MODELS)}
     ours = Peer("this project", up, speaks="langserve", files=models, process="-m app", environment=THOUSANDS)
     off = {**THOUSANDS, "LANGSERVE_VLLM_FAST_PATH": "false"}
-    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}  # the usual port; none need listen
-    traced = {**THOUSANDS, **collector}
+    traced = {
+        **THOUSANDS,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    }  # OpenTelemetry's usual port; none need listen
     general = replace(ours, name="this project, general path", environment=off)
     return {
         "ours": ours,
@@ -110,8 +112,6 @@ def known() -> dict[str, Peer]:
     }
 
 
-THOUSANDS = {"LANGSERVE_VLLM_ENGINE_SEQUENCES": "2048", "LANGSERVE_VLLM_ENGINE_CONNECTIONS": "4096"}
-"""The stand-in engine computes as many answers at once as it is asked for; by default ours sends it 512."""
 NAMES: Mapping[Speaks, str] = {
     "openai": "OpenAI",
     "anthropic": "Anthropic",
@@ -134,6 +134,8 @@ def by_protocol(host: Peer, prefix: str, of: str) -> dict[str, Peer]:
 
 BY_PROTOCOL = [f"{prefix}{each}" for each in (*NAMES, "raw") for prefix in ("", "general-")]
 
+THOUSANDS = {"LANGSERVE_VLLM_ENGINE_SEQUENCES": "2048", "LANGSERVE_VLLM_ENGINE_CONNECTIONS": "4096"}
+"""The stand-in engine computes as many answers at once as it is asked for; by default ours sends it 512."""
 MODELS = {
     "models": [
         {

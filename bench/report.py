@@ -12,9 +12,9 @@ COLUMNS = (
     *("A: CPU µs a token", "B: CPU µs a token", "whole: CPU ms", "first token: + ms", "of 32, p95: + ms"),
     *("A: gap p99, ms", "B: memory, MiB", "failures"),
 )
+PROTOCOL_MARKS = ("<!-- bench-protocols: begin -->", "<!-- bench-protocols: end -->")
 STREAMS = {"L16": 16, "L200": 200, "L": 1000}
 """Scenarios that differ in nothing but their number of streams."""
-PROTOCOL_MARKS = ("<!-- bench-protocols: begin -->", "<!-- bench-protocols: end -->")
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 

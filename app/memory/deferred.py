@@ -33,7 +33,7 @@ class DeferredStore:
     """
 
     def __init__(self, address: str | None, bounds: Bounds | None = None) -> None:
-        self.address = address
+        self._address = address
         self._bounds = bounds
         self._opening = asyncio.Lock()
         self._background: set[asyncio.Task[Any]] = set()
@@ -47,7 +47,7 @@ class DeferredStore:
     def _open(self) -> "SessionStore":
         from app.memory.store import open_store  # noqa: PLC0415 -- see above
 
-        return open_store(self.address, self._bounds)
+        return open_store(self._address, self._bounds)
 
     async def opened(self) -> "SessionStore":
         """Return the store itself."""
