@@ -50,10 +50,9 @@ MARKS = ("<!-- bench-vllm: begin -->", "<!-- bench-vllm: end -->")
 OF_RATIOS = """
 SmolLM2-135M by vLLM's own `vllm bench serve`: {tokens} tokens an answer, two answers a stream (four at least), {runs}
 runs each way, there and back. Ratio: tokens/s through the app by those of the engine alone, with the range of all pairs
-of runs; "direct against itself" is by how much runs of the same thing differ. Asked directly and as `:raw`, the model's
-template adds a system prompt of its own, in place of the chain's, which is shorter. Engine, app and `vllm bench serve`
-share this machine's {cores} cores: what the app takes of them, an engine that computes on them lacks. One fixed piece
-of work took {work} ms; the load was {load} at the end.
+of runs; "direct against itself" is by how much runs of the same thing differ. The engine computes prompts of
+the same length every way. Engine, app and `vllm bench serve` share this machine's {cores} cores: what the app takes of
+them, an engine that computes on them lacks. One fixed piece of work took {work} ms; the load was {load} at the end.
 """
 OF_PIPELINE = """
 The pipeline (`bench/servers/transformers_pipeline.py`) is transformers' `text-generation` behind FastAPI, with the same
@@ -163,11 +162,16 @@ async def run_place(asked: argparse.Namespace) -> AsyncGenerator[Place]:
 
 
 def models_of(engine: str | None) -> dict[str, Any]:
-    """Return a list of models with one entry: the one of this checkout's, or one in front of a running engine."""
+    """Return a list of models with one entry: the one of this checkout's, or one in front of a running engine.
+
+    Its chain has the package's own system prompt, which is the one that the model's template adds where there is none:
+    so the engine computes the same, whichever way it is asked.
+    """
     if engine:
         return json.loads(json.dumps(MODELS).replace("{engine}", engine.rstrip("/")))
     listed = json.loads((ROOT / "models.json").read_text())["models"]
-    return {"models": [entry for entry in listed if entry["id"] == MODEL]}
+    entry = next(entry for entry in listed if entry["id"] == MODEL)
+    return {"models": [{**entry, "chain": {"package": entry["chain"]["package"]}}]}
 
 
 def ask_launcher(run_folder: str) -> dict[str, Any]:

@@ -95,5 +95,6 @@ def test_alone_it_starts_the_model_of_the_checkout() -> None:
     """And in front of a running engine a chain with no server of its own."""
     own = models_of(None)["models"]
     assert [(entry["id"], entry["engine"]) for entry in own] == [("smollm2", {"type": "vllm"})]
+    assert own[0]["chain"] == {"package": "smollm2_chat"}, "its system prompt is the template's own"
     other = models_of("http://127.0.0.1:9000/")["models"]
     assert other[0]["engine"] == {"type": "external", "url": "http://127.0.0.1:9000/v1"}
