@@ -7,6 +7,7 @@ A name is an entry's id, for its chain, or ``id:raw``, for its engine without th
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from chat_vllm import chat_prompt
 
@@ -15,6 +16,7 @@ from app.counting import CountingChat
 from app.engines.line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
 from app.guard.call import may_use
+from app.protocols.asking import FastChain, find_fast_way
 from vllm_launcher.registry import ModelSpec, Sampling
 
 RAW = "raw"
@@ -40,6 +42,16 @@ class ServedModel:
     line: EngineLine
     """The way to its engine for everything that is no conversation."""
 
+    @cached_property
+    def fast(self) -> FastChain | None:
+        """``chain`` as the fast path asks it, where it knows it: see ``app/protocols/asking.py``."""
+        return find_fast_way(self.chain) if self.chain is not None else None
+
+    @cached_property
+    def fast_bare(self) -> FastChain | None:
+        """As ``fast``, of ``bare``."""
+        return find_fast_way(self.bare) if self.bare is not None else None
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -57,6 +69,11 @@ class Choice:
     def name(self) -> str:
         """The name that answers carry: the id, and its tag where it is raw."""
         return f"{self.id}:{RAW}" if self.raw else self.id
+
+    @property
+    def fast(self) -> FastChain | None:
+        """What answers as the fast path asks it; None where that does not know it."""
+        return self.served.fast_bare if self.raw else self.served.fast
 
     def answerer(self) -> Chain:
         """Return what answers its conversations.

@@ -8,7 +8,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.guard.client_connection import bounded
-from app.protocols.relay import DirectSend
 from app.settings import Settings
 from app.shutdown import Shutdown
 
@@ -36,7 +35,7 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     raise_file_limit()
     give_up_on_silent_peers(listener, settings.limits.reader_seconds)
     config = uvicorn.Config(
-        DirectSend(app),
+        app,
         loop="uvloop",
         http=bounded(settings.limits),
         ws="none",

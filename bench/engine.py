@@ -24,6 +24,8 @@ WORDS = (
 )
 """Pieces with everything that JSON and UTF-8 make difficult."""
 
+LIKELIHOOD = b'{"content":[{"token":%b,"logprob":-0.16622434556484222,"bytes":[32],"top_logprobs":[]}]}'
+"""Of a token, where a request asks for likelihoods (and, as TGI's do, for the tokens' numbers)."""
 WISH = re.compile(r"bench seed=(\d+) tokens=(\d+) pace=(\d+)")
 
 
@@ -52,6 +54,8 @@ class Answer:
         self, transport: asyncio.Transport, model: str, seed: int, tokens: int, done: Callable[[], None]
     ) -> None:
         self.transport = transport
+        self.told = False
+        """Whether numbers and likelihoods of tokens are."""
         self._done = done
         self._texts = text_of(seed, tokens)
         self._next = 0
@@ -70,16 +74,20 @@ class Answer:
 
     def step(self) -> bool:
         """Send the next piece, and the end behind the last; tell whether there is more."""
-        text = _json(self._texts[self._next])
+        text, number = _json(self._texts[self._next]), self._next
         self._next += 1
         last = self._next == len(self._texts)
         end = b'"length","stop_reason":null' if last else b"null"
         self._send(
             b',"choices":[{"index":0,"delta":{"content":'
             + text
-            + b'},"logprobs":null,"finish_reason":'
+            + b'},"logprobs":'
+            + (LIKELIHOOD % text if self.told else b"null")
+            + b',"finish_reason":'
             + end
-            + b',"token_ids":null}]}'
+            + b',"token_ids":'
+            + (b"[%d]" % number if self.told else b"null")
+            + b"}]}"
         )
         if last:
             self._finish()
@@ -180,11 +188,13 @@ class Connection(asyncio.Protocol):
 
     def _complete(self) -> None:
         seed, tokens, pace = read_wish(self._body)
-        if not json.loads(self._body).get("stream"):
+        asked = json.loads(self._body)
+        if not asked.get("stream"):
             self._reply(whole_answer(self._engine.model, seed, tokens))
             return
         self._engine.begun += 1
         answer = self._answer = Answer(self._transport, self._engine.model, seed, tokens, self._ended)
+        answer.told = bool(asked.get("logprobs"))
         answer.begin()
         if not pace:
             while answer.step():

@@ -9,13 +9,12 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import httptools
 
 from bench.engine import text_of, wish
-
-Speaks = Literal["openai", "langserve"]
+from bench.protocols import PROTOCOLS, Speaks, content
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,12 @@ class Target:
 
     def request(self, seed: int, tokens: int, pace: int, *, stream: bool) -> bytes:
         """Return the bytes of one request."""
-        message = {"role": "user", "content": wish(seed, tokens, pace)}
-        if self.speaks == "langserve":
-            path = f"/{self.model}/{'stream' if stream else 'invoke'}"
-            body: dict[str, Any] = {"input": {"messages": [{"type": "human", "content": message["content"]}]}}
-        else:
-            path = "/v1/chat/completions"
-            body = {"model": self.model, "messages": [message], "stream": stream, "max_tokens": tokens}
-        return self.post(path, body)
+        protocol = PROTOCOLS[self.speaks]
+        path, body = protocol.path, dict(protocol.body(self.model, wish(seed, tokens, pace), tokens))
+        if not stream:
+            path = path.replace("/stream", "/invoke")
+            body.pop("stream", None)
+        return self.post(path.format(model=self.model), body)
 
     def post(self, path: str, body: Mapping[str, Any]) -> bytes:
         """Return the bytes of a POST."""
@@ -96,13 +93,13 @@ class Got:
         """Return every piece of text of a stream with its time; raise ValueError where the stream is not whole."""
         if self.status != 200:  # noqa: PLR2004
             raise ValueError(f"status {self.status}: {b''.join(piece for _, piece in self.pieces)[:200]!r}")
-        read, found, ended = {"openai": _openai, "langserve": _langserve}[speaks], list[tuple[float, str]](), False
+        protocol, found, ended = PROTOCOLS[speaks], list[tuple[float, str]](), False
         buffer = b""
         for moment, piece in self.pieces:
-            *events, buffer = (buffer + piece).replace(b"\r\n", b"\n").split(b"\n\n")
+            *events, buffer = (buffer + piece).replace(b"\r\n", b"\n").split(protocol.between)
             for event in events:
-                text = read(event)
-                ended = ended or text is None
+                text, last = protocol.read(event)
+                ended = ended or last
                 if text:
                     found.append((moment, text))
         if buffer.strip() or not ended:
@@ -117,29 +114,7 @@ class Got:
         answer = json.loads(body)
         if speaks == "openai":
             return answer["choices"][0]["message"]["content"]
-        return _content(answer["output"])
-
-
-def _openai(event: bytes) -> str | None:
-    if not event.startswith(b"data: "):
-        return ""
-    if event == b"data: [DONE]":
-        return None
-    choices = json.loads(event[6:]).get("choices")
-    return (choices[0]["delta"].get("content") or "") if choices else ""
-
-
-def _langserve(event: bytes) -> str | None:
-    name, _, data = event.partition(b"\n")
-    if name == b"event: end":
-        return None
-    if name == b"event: error":
-        raise ValueError(data.decode())
-    return _content(json.loads(data.removeprefix(b"data: "))) if name == b"event: data" else ""
-
-
-def _content(output: Any) -> str:
-    return output if isinstance(output, str) else output["content"]
+        return content(answer["output"])
 
 
 # --- scenarios -----------------------------------------------------------------------------
@@ -156,12 +131,15 @@ class Scenario:
     asks: int = 1
     stream: bool = True
     within: float = 120.0
+    apart: float = 0.0
+    """Milliseconds between the first requests of two callers; 0: all ask in one moment, and wait for each other."""
 
     def tell(self) -> str:
         """Return it in words."""
         kind = f"{self.tokens} tokens" + (f", one every {self.pace} ms" if self.pace else "")
         how = "streamed" if self.stream else "in one piece"
-        return f"{self.callers} callers, {self.asks} requests each for {kind}, {how}"
+        when = f", {self.apart:g} ms apart" if self.apart else ""
+        return f"{self.callers} callers{when}, {self.asks} requests each for {kind}, {how}"
 
 
 @dataclass
@@ -194,6 +172,7 @@ async def run(target: Target, scenario: Scenario, around: Callable[[Awaitable[No
     got: list[tuple[int, Got | BaseException]] = []
 
     async def call(caller: int) -> None:
+        await asyncio.sleep(caller * scenario.apart / 1e3)
         for turn in range(scenario.asks):
             seed = caller * 7 + turn
             request = target.request(seed, scenario.tokens, scenario.pace, stream=scenario.stream)

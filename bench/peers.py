@@ -19,7 +19,8 @@ import psutil
 from platformdirs import user_cache_path
 
 from bench.cpu import family, pin
-from bench.load import Scenario, Speaks, Target, run
+from bench.load import Scenario, Target, run
+from bench.protocols import PROTOCOLS, Speaks
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = user_cache_path("langserve-vllm") / "bench"
@@ -37,6 +38,8 @@ class Peer:
         speaks: Its protocol.
         files: What its folder holds.
         environment: Added variables.
+        model: As it is asked for.
+        host: The peer whose process it is, where it has none of its own.
         process: A part of the command line that tells the process to measure; empty: everything that was started.
     """
 
@@ -47,6 +50,8 @@ class Peer:
     files: Mapping[str, str] | None = None
     environment: Mapping[str, str] | None = None
     process: str = ""
+    model: str = "smollm2"
+    host: str = ""
 
 
 def known() -> dict[str, Peer]:
@@ -55,12 +60,18 @@ def known() -> dict[str, Peer]:
     small = ("uvicorn[standard]==0.54.0", "starlette==1.10.0")
     up = (sys.executable, "-m", "vllm_launcher", "up", "--models", "{folder}/models.json", "--port", "{port}")
     models = {"models.json": json.dumps(MODELS)}
-    ours = Peer("this project", up, speaks="langserve", files=models, process="-m app")
-    off = {"LANGSERVE_VLLM_FAST_PATH": "false"}
-    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}  # OpenTelemetry's usual port; none need listen
+    ours = Peer("this project", up, speaks="langserve", files=models, process="-m app", environment=THOUSANDS)
+    off = {**THOUSANDS, "LANGSERVE_VLLM_FAST_PATH": "false"}
+    traced = {
+        **THOUSANDS,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    }  # OpenTelemetry's usual port; none need listen
+    general = replace(ours, name="this project, general path", environment=off)
     return {
         "ours": ours,
-        "general": replace(ours, name="this project, general path", environment=off),
+        "general": general,
+        **by_protocol(ours, "", "ours"),
+        **by_protocol(general, "general-", "general"),
         "workers": replace(ours, name="this project, 2 workers", command=(*up, "--workers", "2")),
         "traced": replace(ours, name="this project, OpenTelemetry on", environment=traced),
         "langserve": Peer(
@@ -101,6 +112,30 @@ def known() -> dict[str, Peer]:
     }
 
 
+NAMES: Mapping[Speaks, str] = {
+    "openai": "OpenAI",
+    "anthropic": "Anthropic",
+    "ollama": "Ollama",
+    "tgi": "TGI",
+    "kserve": "KServe",
+}
+
+
+def by_protocol(host: Peer, prefix: str, of: str) -> dict[str, Peer]:
+    """Return a peer as it is in each protocol: the same process asked in another way. ``raw`` is OpenAI's, raw."""
+    spoken = {
+        f"{prefix}{speaks}": replace(host, name=f"{host.name}, {NAMES[speaks]}", speaks=speaks, host=of)
+        for speaks in PROTOCOLS
+        if speaks in NAMES
+    }
+    raw = replace(host, name=f"{host.name}, OpenAI raw", speaks="openai", model="smollm2:raw", host=of)
+    return {**spoken, f"{prefix}raw": raw}
+
+
+BY_PROTOCOL = [f"{prefix}{each}" for each in (*NAMES, "raw") for prefix in ("", "general-")]
+
+THOUSANDS = {"LANGSERVE_VLLM_ENGINE_SEQUENCES": "2048", "LANGSERVE_VLLM_ENGINE_CONNECTIONS": "4096"}
+"""The stand-in engine computes as many answers at once as it is asked for; by default ours sends it 512."""
 MODELS = {
     "models": [
         {
@@ -130,7 +165,7 @@ class Running:
     """What is measured."""
 
 
-def make_environment(name: str, peer: Peer) -> Path | None:
+async def make_environment(name: str, peer: Peer) -> Path | None:
     """Return the folder of the peer's environment, made at the first use."""
     if peer.installs is None:
         return None
@@ -140,12 +175,26 @@ def make_environment(name: str, peer: Peer) -> Path | None:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     uv = str(Path(sys.executable).parent / "uv")
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
-    subprocess.run(
-        [uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs], check=True
-    )
+    await run_to_its_end(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
+    await run_to_its_end(uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs)
     stamp.write_text(wanted)
     return folder
+
+
+async def run_to_its_end(*command: str) -> None:
+    """Run a program; it ends with us where we are told to stop.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        if await process.wait():
+            raise RuntimeError(f"{' '.join(command)} failed")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -154,7 +203,7 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
 
     Without a core the engine is a real one, which shares all of them.
     """
-    environment = await asyncio.to_thread(make_environment, name, peer)
+    environment = await make_environment(name, peer)
     port, spare = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         told = {"port": str(port), "spare": str(spare), "engine": engine, "folder": folder}
@@ -167,16 +216,20 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
             process = subprocess.Popen(  # noqa: ASYNC220 -- no clock runs yet
                 command, env=variables, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
+        patience = 20.0
         try:
-            target = Target(port, peer.speaks)
+            target = Target(port, peer.speaks, peer.model)
             await until_answering(process, target, name, known_text=core is not None)
             pids = measured(process.pid, peer)
             if core is not None:
                 pin([pid for pid in family(process.pid) if pid not in pids], others)
                 pin(pids, [core])
             yield Running(peer, target, pids)
+        except asyncio.CancelledError:
+            patience = 2.0  # somebody waits
+            raise
         finally:
-            await asyncio.to_thread(end, process)
+            await asyncio.to_thread(end, process, patience)
 
 
 def measured(root: int, peer: Peer) -> list[int]:
@@ -217,12 +270,12 @@ async def until_answering(
             await asyncio.sleep(0.3)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a peer and everything it started."""
+def end(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+    """Stop a peer and everything it started; what has not ended after ``patience`` seconds is killed."""
     pids = family(process.pid)
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(20)
+        process.wait(patience)
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             psutil.Process(pid).kill()
@@ -234,6 +287,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def spoken_by(running: Running, peer: Peer) -> Running:
+    """Return a running server as another peer asks it."""
+    return Running(peer, replace(running.target, speaks=peer.speaks, model=peer.model), running.pids)
 
 
 @contextlib.asynccontextmanager

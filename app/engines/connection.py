@@ -183,7 +183,8 @@ class Answer:
         self._wake()
 
     def take_end(self) -> None:
-        """The body is whole."""
+        """The body is whole. Its connection is used on, so it has to be readable."""
+        self.resume()
         self._complete = True
         self._connection = None
         self._tell()

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers
@@ -19,10 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import NotAllowed, ServiceError, TooLarge, Unauthorized
 from app.guard.bodies import HEADERS
 from app.guard.call import Call
+from app.guard.client_connection import ABORT, WRITE, Write
 from app.guard.gate import SESSION_COOKIE, Ending, Gate, request_id
 from app.guard.wires import PAGES, Wires, is_probe
 from app.images.gallery import NAME, PREFIX
-from app.protocols.relay import DIRECT
 from app.protocols.shapes import shape_of
 from app.responses import LEFT, respond
 from app.settings import Limits
@@ -32,8 +33,6 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/health", "/ready", "/login", "/favicon.ico", "/robots.txt"})
 """What is answered without a key: whether the service lives, and the way to show a key."""
 OPEN_BELOW = "/static/"
-ABORT = "langserve_vllm.abort"
-"""ASGI extension of ``app/guard/client_connection.py``: ends the connection without waiting for the reader."""
 FROM_HERE = frozenset({"same-origin", "none"})
 """``Sec-Fetch-Site`` of requests that no other site's page made."""
 
@@ -88,8 +87,9 @@ class Guard:
             response = self._refusal(error, scope, headers, path) or render(error, scope, path)
             await response(scope, receive, answer.send)
             return
-        if DIRECT in scope:
-            scope[DIRECT] = answer.direct(scope[DIRECT])
+        extensions: dict[str, Any] = scope.get("extensions") or {}
+        if WRITE in extensions:
+            extensions[WRITE] = answer.watch(extensions[WRITE])
         with answer.watched(scope):
             try:
                 counts = method not in SAFE
@@ -212,28 +212,26 @@ class Answer:
             self._begin(message)
             await self._send(message)
             return
-        self._look(message)
+        self._look(len(message.get("body", b"")))
+        self._waiting_since = time.monotonic()  # read by one timer an answer
         await self._send(message)
         self._waiting_since = 0.0
         if not message.get("more_body", False):
             self.complete = True
 
-    def direct(self, send: Send) -> Send:
-        """Return the way of pieces that pass the other middlewares by (``app/protocols/relay.py``), watched too."""
+    def watch(self, write: Write) -> Write:
+        """Return the way of pieces that pass the middlewares by (``app/protocols/relay.py``), watched too."""
 
-        async def send_watched(message: Message) -> None:
-            self._look(message)
-            await send(message)
-            self._waiting_since = 0.0
+        def write_watched(body: bytes) -> bool:
+            self._look(len(body))
+            return write(body)
 
-        return send_watched
+        return write_watched
 
-    def _look(self, message: Message) -> None:
-        """Count a piece, before it is sent; what is noted of it is read by one timer an answer."""
-        now = self._waiting_since = time.monotonic()
-        self._left -= len(message.get("body", b""))
-        if (self._left < 0 or now > self._deadline) and not self._told:
-            self._waiting_since = 0.0
+    def _look(self, size: int) -> None:
+        """Count a piece, before it is sent."""
+        self._left -= size
+        if (self._left < 0 or time.monotonic() > self._deadline) and not self._told:
             self._stop()
 
     def _begin(self, message: Message) -> None:

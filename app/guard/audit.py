@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import queue
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
-from logging.handlers import QueueListener, RotatingFileHandler
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,10 @@ WAITING = 10_000
 """Lines that may wait for the disk; what comes on top is counted, and the count is written."""
 FILE_BYTES = 20 * 1024 * 1024
 FILES = 5
+GATHERED = 0.1
+"""Seconds in which lines gather to be written together: a wake-up of a thread for each would cost more than it."""
+TOGETHER = 100
+"""Lines that are written by one call."""
 
 
 class Audit(Protocol):
@@ -44,20 +49,19 @@ class AuditLog:
     def __init__(self, path: Path, file_bytes: int = FILE_BYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = _PrivateFile(path, maxBytes=file_bytes, backupCount=FILES, encoding="utf-8", delay=True)
-        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(WAITING)
-        self._listener = QueueListener(self._lines, self._file)
+        self._lines: queue.Queue[str | None] = queue.Queue(WAITING)
         self._dropped = 0
-        self._listener.start()
-        self._listening = True
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="audit log", daemon=True)
+        self._writer.start()
 
     def note(self, call: Call, *, status: int, outcome: str, seconds: float) -> None:
         """Write a line soon."""
         line = describe(call, status=status, outcome=outcome, seconds=seconds)
         if self._dropped:
             line["lines_lost_before"] = self._dropped
-        record = logging.LogRecord("audit", logging.INFO, "", 0, json.dumps(line, ensure_ascii=False), None, None)
         try:
-            self._lines.put_nowait(record)
+            self._lines.put_nowait(json.dumps(line, ensure_ascii=False))
         except queue.Full:
             self._dropped += 1
         else:
@@ -65,20 +69,46 @@ class AuditLog:
 
     def close(self) -> None:
         """Write what waits, and let go of the file."""
-        if self._listening:
-            self._listening = False
-            self._listener.stop()
+        if not self._closing.is_set():
+            self._closing.set()
+            self._lines.put(None)
+            self._writer.join()
             self._file.close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            if self._lines.qsize() < TOGETHER:
+                self._closing.wait(GATHERED)
+            self._emit([line, *self._gathered()])
+
+    def _gathered(self) -> Iterator[str]:
+        """Yield what waits, up to a bound."""
+        for _ in range(min(self._lines.qsize(), TOGETHER)):
+            line = self._lines.get_nowait()
+            if line is None:
+                self._lines.put(None)
+                return
+            yield line
+
+    def _emit(self, lines: Sequence[str]) -> None:
+        self._file.handle(logging.LogRecord("audit", logging.INFO, "", 0, "\n".join(lines), None, None))
 
 
 class _PrivateFile(RotatingFileHandler):
     """A file that several workers append to. One of them turns it over when it is full; the others follow."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, to the file that has the name now."""
-        if self.stream is not None and not self._is_current():
-            self._let_go()
-        super().emit(record)
+        """Write lines to the file that has the name now, by one call: no other worker's come between."""
+        try:
+            stream: Any = self.stream
+            if stream is not None and not self._is_current():
+                self._let_go()
+            if self.shouldRollover(record):
+                self.doRollover()
+            stream = self.stream = self.stream or self._open()
+            os.write(stream.fileno(), f"{self.format(record)}\n".encode())
+        except OSError:
+            self.handleError(record)
 
     def doRollover(self) -> None:  # noqa: N802 -- logging's name
         """Turn the file over, unless another worker just has."""

@@ -5,14 +5,22 @@ uvicorn waits for ever for the end of a request's head, reads heads of any lengt
 
 import asyncio
 import json
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.guard.asgi import ABORT
 from app.settings import Limits
+
+ABORT = "langserve_vllm.abort"
+"""ASGI extension: ends the connection without waiting for the reader."""
+WRITE = "langserve_vllm.write"
+"""ASGI extension: a ``Write``, once the answer's head was sent."""
+Write = Callable[[bytes], bool]
+"""Sends a piece of the answer's body at once. False: it was not, and has to go by ``send``, which waits."""
 
 
 def bounded(limits: Limits) -> type[HttpToolsProtocol]:
@@ -73,8 +81,18 @@ class Connection(HttpToolsProtocol):
         """The head is whole: from here on the guard watches."""
         self._in_head = False
         self._stop_waiting()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[typeddict-unknown-key]
+        extensions: dict[str, Any] = {ABORT: self.transport.abort}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+        extensions[WRITE] = partial(self._write, self.cycle)  # the request's task has not run yet
+
+    def _write(self, cycle: RequestResponseCycle, body: bytes) -> bool:
+        """Send a piece of an answer's body as uvicorn's ``send`` would, at once, or tell that the reader is slow."""
+        if self.flow.write_paused or not cycle.chunked_encoding:
+            return False
+        if not cycle.disconnected:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
 
     @override
     def on_message_complete(self) -> None:

@@ -6,8 +6,9 @@ and store the turn once the answer is whole. Chunks pass through as they come.
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, NamedTuple, cast
 
 from chat_vllm import ChatInput, ChatPrompt
@@ -33,8 +34,8 @@ from app.memory.conversation import (
     worth_keeping,
 )
 from app.memory.counting import Counter, room_for_prompt
+from app.memory.kept import Held, SessionName, Turn
 from app.memory.session import current_session
-from app.memory.store import Held, SessionName, Turn
 from app.memory.summary import TOKENS, summarise, with_summary
 from app.memory.turntaking import TurnTaking
 
@@ -82,6 +83,18 @@ class Recalled(NamedTuple):
 
     messages: list[BaseMessage]
     new: list[BaseMessage]
+
+
+@dataclass(frozen=True)
+class OpenTurn:
+    """A turn of a conversation under way, for who asks the model in another way than by the chain."""
+
+    messages: list[BaseMessage]
+    """What the model is asked with."""
+    keep: Callable[[Gathered], Awaitable[None]]
+    """Stores the turn once its answer is whole."""
+    lifetime: contextlib.AsyncExitStack
+    """Closed at the end, in whatever way that comes: others may have the session then."""
 
 
 class RememberingChain(Runnable[Any, Any]):
@@ -201,6 +214,14 @@ class RememberingChain(Runnable[Any, Any]):
                     keep(chunk)
                     yield chunk
             await self._remember(held, recalled.new, pieces)
+
+    async def open(self, name: SessionName, value: Any, config: RunnableConfig | None) -> OpenTurn:
+        """Begin a turn as ``astream`` does."""
+        async with contextlib.AsyncExitStack() as lifetime:
+            held = await lifetime.enter_async_context(self._turns.turn(name))
+            recalled = await self._recall(held, value, config)
+            keep = partial(self._remember, held, recalled.new)
+            return OpenTurn(recalled.messages, keep, lifetime.pop_all())
 
     def session(self, value: Any, config: RunnableConfig | None) -> tuple[SessionName | None, Any]:
         """Return the request's session, if it has one, and its input without it.

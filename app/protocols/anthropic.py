@@ -1,13 +1,11 @@
 """Anthropic's protocol: https://docs.anthropic.com/en/api/messages. Its list of models is at OpenAI's path."""
 
-import functools
-
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from app.catalogue import CHATS
 from app.openapi import Answers, Bodies
-from app.protocols.anthropic_answers import frame, render_message, stream_message
+from app.protocols.anthropic_answers import MessageTelling, frame, render_message
 from app.protocols.anthropic_requests import UNSUPPORTED, CountBody, MessagesBody, read_messages
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
@@ -43,7 +41,7 @@ def create_router(chats: ChatService) -> APIRouter:
         choice.require(*CHATS)  # its messages have no place for pictures
         name = choice.name
         if asked.stream:
-            return await delivery.stream_answer(request, asked, functools.partial(stream_message, model=name))
+            return await delivery.stream_answer(request, asked, MessageTelling(name))
         (message,) = await delivery.answer(request, asked)
         return JSONResponse(render_message(message, name))
 

@@ -3,22 +3,23 @@
 Follows https://docs.anthropic.com/en/docs/build-with-claude/streaming.
 """
 
-import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_usage
+from typing_extensions import override
 
-from app.protocols.sse import Event
+from app.protocols.sse import Event, dump
+from app.protocols.telling import Telling
 from app.protocols.usage import count_usage
 
 
 def frame(value: Any) -> Event:
     """Return an event; its name is its type."""
-    return Event(value["type"], json.dumps(value, separators=(",", ":")))
+    return Event(value["type"], dump(value))
 
 
 def render_message(message: AIMessage, model: str) -> dict[str, Any]:
@@ -126,21 +127,28 @@ class Blocks:
             self.count += 1
 
 
-async def stream_message(
-    pieces: AsyncIterator[tuple[int, AIMessageChunk]], *, model: str
-) -> AsyncGenerator[Event, None]:
-    """Yield the events of an answer. What was given is counted at the end: the engine tells it then."""
-    blocks, begun = Blocks(), False
-    async for _, chunk in pieces:
-        if not begun:
-            begun = True
-            yield frame({"type": "message_start", "message": _empty(model)})
-        for event in blocks.render(chunk):
-            yield event
-    if not begun:
-        yield frame({"type": "message_start", "message": _empty(model)})
-    for event in blocks.end():
-        yield event
+class MessageTelling(Telling):
+    """The events of an answer. What was given is counted at the end: the engine tells it then."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._blocks = Blocks()
+        self._begun = False
+
+    @override
+    def render(self, chunk: AIMessageChunk, index: int = 0) -> Iterator[Event]:
+        yield from self._begin()
+        yield from self._blocks.render(chunk)
+
+    @override
+    def end(self) -> Iterator[Event]:
+        yield from self._begin()
+        yield from self._blocks.end()
+
+    def _begin(self) -> Iterator[Event]:
+        if not self._begun:
+            self._begun = True
+            yield frame({"type": "message_start", "message": _empty(self._model)})
 
 
 def _empty(model: str) -> dict[str, Any]:

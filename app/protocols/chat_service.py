@@ -14,11 +14,13 @@ from langchain_core.runnables import RunnableConfig
 
 from app.catalogue import Catalogue, Choice
 from app.engines.table import ServerTable
-from app.errors import EngineFailed, InvalidInput, Refused, ServiceError, ShuttingDown, TooLarge
+from app.errors import EngineFailed, InvalidInput, ModelNotReady, Refused, ServiceError, ShuttingDown, TooLarge
 from app.images import ImageCheck
 from app.images.blocks import find_images
 from app.memory.session import current_session
+from app.protocols.asking import Question
 from app.protocols.chat_request import ChatRequest
+from app.protocols.chunks import stream_chunks
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
 from app.settings import Settings
@@ -97,6 +99,41 @@ class ChatService:
         seconds = min(settings.wait_ready if wait is None else wait, settings.wait_ready_max)
         await self.table.ensure_ready(choice.id, seconds)
 
+    async def is_ready_within(self, choice: Choice, wait: float | None, seconds: float) -> bool:
+        """Wait so long; False if the request would wait longer, and the model is not ready.
+
+        Raises:
+            ServiceError: It is not ready in time, or never will be.
+        """
+        settings = self.settings
+        most = min(settings.wait_ready if wait is None else wait, settings.wait_ready_max)
+        try:
+            await self.table.ensure_ready(choice.id, min(most, seconds))
+        except ModelNotReady:
+            if most <= seconds:
+                raise
+            return False
+        return True
+
+    # --- the short way -----------------------------------------------------------------------
+
+    def may_push(self, choice: Choice, request: ChatRequest) -> bool:
+        """Whether a request may go the short way: one answer in text, from a chain of a known kind."""
+        if not self.settings.fast_path or choice.fast is None or request.n != 1:
+            return False
+        if request.prompt is not None:
+            return not choice.raw
+        return all(isinstance(message.content, str) for message in request.messages)
+
+    async def ask(self, choice: Choice, request: ChatRequest) -> Question | None:
+        """Return what the chain asks the model, which is ready; None where LangChain has to run it after all."""
+        current_session.set(request.session)
+        if choice.fast is None:
+            return None
+        return await choice.fast.ask({"messages": request.turns()}, _config(request, 0))
+
+    # --- answers -----------------------------------------------------------------------------
+
     async def answer(self, request: ChatRequest) -> list[AIMessage]:
         """Return ``request.n`` answers.
 
@@ -165,6 +202,8 @@ class ChatService:
     async def _stream(self, choice: Choice, request: ChatRequest, index: int) -> AsyncGenerator[AIMessageChunk, None]:
         if choice.raw and request.prompt is not None:
             pieces: Any = complete_stream(choice, request, _seeded(request, index))
+        elif (question := await self._pull(choice, request)) is not None:
+            pieces = stream_chunks(question.asked)
         else:
             pieces = choice.answerer().astream({"messages": request.turns()}, _config(request, index))
         try:
@@ -174,6 +213,11 @@ class ChatService:
                     yield chunk
         finally:
             await pieces.aclose()
+
+    async def _pull(self, choice: Choice, request: ChatRequest) -> Question | None:
+        """Return what the model is asked where its answer can be pulled past LangChain; a memory needs LangChain."""
+        pulled = request.session is None and self.may_push(choice, request)
+        return await self.ask(choice, request) if pulled else None
 
     async def _stream_several(
         self, choice: Choice, request: ChatRequest

@@ -2,21 +2,26 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from fastapi import Request
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
+from app.catalogue import Choice
 from app.errors import InvalidInput, ShuttingDown
 from app.guard.bodies import parse_preferences, read_json, while_wanted
+from app.protocols.chat_frames import ChatFrames
 from app.protocols.chat_request import ChatRequest
 from app.protocols.chat_service import ChatService, gather
+from app.protocols.relay import Relay, RelayedStream
 from app.protocols.shapes import Shape
 from app.protocols.sse import Event, EventStream, Pump
+from app.protocols.telling import Telling
 from app.responses import invalid, name_error, named_errors
 from app.settings import Limits
 
@@ -24,9 +29,6 @@ SESSION_HEADER = "x-session-id"
 SESSION_LENGTH = 128
 """Characters of a conversation's name at most."""
 Body = TypeVar("Body", bound=BaseModel)
-Pieces = AsyncIterator[tuple[int, AIMessageChunk]]
-"""Of several answers, each with its answer's index."""
-Render = Callable[[Pieces], AsyncGenerator[Event, None]]
 
 
 # --- taking --------------------------------------------------------------------------------
@@ -172,43 +174,76 @@ class Delivery:
         async with self.wanted(request):
             return await gather(one(question) for question in asked)
 
-    async def stream_answer(self, request: Request, asked: ChatRequest, render: Render) -> Response:
-        """Stream an answer in the protocol's events.
+    async def stream_answer(self, request: Request, asked: ChatRequest, telling: Telling) -> Response:
+        """Stream an answer in the protocol's events: pushed through where its chain is known, see docs/adr/0014.
 
         Raises:
             ServiceError: What went wrong before the first of them.
         """
-        self.chats.check(asked)
-        return await self.stream(request, self._events(asked, render))
+        choice, hold = self.chats.check(asked), self.settings.stream_hold
+        if self.chats.may_push(choice, asked):
+            async with self.wanted(request):
+                if not await self.chats.is_ready_within(choice, asked.wait, hold):
+                    hold = 0.0
+                elif (relay := await self._relay(choice, asked, telling)) is not None:
+                    await relay.hold(hold)
+                    return self.push(relay)
+        return await self.stream(request, self._events(asked, telling), hold=hold)
 
-    async def _events(self, asked: ChatRequest, render: Render) -> AsyncGenerator[Event, None]:
+    async def _relay(self, choice: Choice, asked: ChatRequest, telling: Telling) -> Relay | None:
+        """Return the answer on the short way; None where only LangChain knows one."""
+        question = await self.chats.ask(choice, asked)
+        if question is None:
+            return None
+        return await question.relay(partial(ChatFrames, telling=telling), ping=self._ping)
+
+    def push(self, relay: Relay) -> Response:
+        """Return the stream of a relay."""
+        wire = self._wire
+        return RelayedStream(
+            relay, render_error=wire.render_error, shutdown=self.chats.shutdown, media_type=wire.media_type
+        )
+
+    @property
+    def _ping(self) -> float | None:
+        return self.settings.ping if self._wire.comments else None
+
+    async def _events(self, asked: ChatRequest, telling: Telling) -> AsyncGenerator[Event, None]:
         """Yield the events of an answer, from its question on: one generator, that runs in one task."""
-        async with (
-            contextlib.aclosing(self.chats.stream_choices(asked)) as pieces,
-            contextlib.aclosing(render(pieces)) as events,
-        ):
-            async for event in events:
-                yield event
+        async with contextlib.aclosing(self.chats.stream_choices(asked)) as pieces:
+            async for index, chunk in pieces:
+                for event in telling.render(chunk, index):
+                    yield event
+        for event in telling.end():
+            yield event
 
-    async def stream(self, request: Request, events: AsyncGenerator[Event, None], *, raw: bool = False) -> Response:
+    async def stream(
+        self,
+        request: Request,
+        events: AsyncGenerator[Event, None],
+        *,
+        raw: bool = False,
+        hold: float | None = None,
+    ) -> Response:
         """Return a stream once its first event is there, or has been waited for long enough.
 
         Args:
             request: Whose caller is kept in view.
             events: In the protocol's form.
             raw: They are somebody else's bytes, which nothing may come between.
+            hold: Seconds to wait for the first event; None: the setting's.
 
         Raises:
             ServiceError: What went wrong before the first event.
         """
         async with self.wanted(request):
             pump = Pump(events)
-            held = await pump.hold(lambda _: True, self.settings.stream_hold)
+            held = await pump.hold(lambda _: True, self.settings.stream_hold if hold is None else hold)
         return EventStream(
             pump,
             held=held,
             render_error=self._wire.render_error,
             shutdown=self.chats.shutdown,
-            ping=self.settings.ping if self._wire.comments and not raw else None,
+            ping=None if raw else self._ping,
             media_type=self._wire.media_type,
         )

@@ -5,13 +5,15 @@ Sources: the Open Inference Protocol (``inference_rest.md``), and Triton's ``ext
 """
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
+from langchain_core.messages import AIMessageChunk
 from starlette.responses import JSONResponse, Response
+from typing_extensions import override
 
 from app.errors import InvalidInput, ShuttingDown
 from app.guard.bodies import parse_json, read_bytes
@@ -19,11 +21,12 @@ from app.protocols.chat_service import ChatService
 from app.protocols.delivery import SESSION_HEADER, Delivery, Wire, session_of, wait_of
 from app.protocols.kserve_bodies import BODIES, flat, from_generate, inflate
 from app.protocols.kserve_parse import STREAM, VERSION
-from app.protocols.kserve_render import EXTENSIONS, PLATFORM, Signature
+from app.protocols.kserve_render import EXTENSIONS, PLATFORM, Rendering, Signature
 from app.protocols.kserve_service import KServe
 from app.protocols.kserve_tensors import InferRequest, InferResponse, from_json, to_json
 from app.protocols.shapes import render_kserve
 from app.protocols.sse import Event, data
+from app.protocols.telling import Telling
 from vllm_launcher import __version__
 
 __all__ = ["BODIES", "create_router"]
@@ -97,7 +100,14 @@ class KServeRoutes:
         """Answer a prompt as server-sent events, each as `generate` answers; the last says that it is."""
         infer = await self._read_generate(request)
         said = STREAM in infer.inputs or STREAM in infer.parameters
-        answers = self._kserve.answers(infer, stream=None if said else True, wait=wait_of(request))
+        stream = None if said else True
+        asked = (
+            None if self._kserve.embeds(infer) else self._kserve.question(infer, stream=stream, wait=wait_of(request))
+        )
+        if asked is not None and asked.request.stream:
+            telling = ResponsesTelling(Rendering(infer, asked))
+            return await self._delivery.stream_answer(request, asked.request, telling)
+        answers = self._kserve.answers(infer, stream=stream, wait=wait_of(request))
         return await self._delivery.stream(request, _events(answers))
 
     # --- bodies --------------------------------------------------------------------------------
@@ -133,6 +143,22 @@ def _with_session(request: Request, infer: InferRequest) -> InferRequest:
     session = session_of(request) if SESSION_HEADER in request.headers else None
     known = {} if session is None else {"session_id": session}
     return replace(infer, parameters={**known, **infer.parameters})
+
+
+class ResponsesTelling(Telling):
+    """An answer each piece; the last says that it is."""
+
+    def __init__(self, rendering: Rendering) -> None:
+        self._rendering = rendering
+
+    @override
+    def render(self, chunk: AIMessageChunk, index: int = 0) -> Iterator[Event]:
+        if (response := self._rendering.piece(chunk)) is not None:
+            yield data(flat(response))
+
+    @override
+    def end(self) -> Iterator[Event]:
+        yield data(flat(self._rendering.end()))
 
 
 async def _events(answers: AsyncGenerator[InferResponse, None]) -> AsyncGenerator[Event, None]:

@@ -71,7 +71,7 @@ class KServe:
             choice = self.chats.catalogue.choose(infer.model)
             if choice.served.spec.task == "embedding":
                 return await self._embed(choice, infer, known.get("wait"))
-            asked = self._question(infer, known)
+            asked = self.question(infer, **known)
             if asked.request.stream:
                 raise InvalidInput(
                     "This call gives one answer, not a stream.",
@@ -88,10 +88,10 @@ class KServe:
         Raises:
             ServiceError: What went wrong.
         """
-        if self.chats.catalogue.choose(infer.model).served.spec.task == "embedding":
+        if self.embeds(infer):
             yield last(await self.infer(infer, **known))
             return
-        asked = self._question(infer, known, stream=stream)
+        asked = self.question(infer, stream=stream, **known)
         if not asked.request.stream:
             yield last(await self._whole(infer, asked))
             return
@@ -102,7 +102,16 @@ class KServe:
                     yield response
         yield rendering.end()
 
-    def _question(self, infer: InferRequest, known: Mapping[str, Any], *, stream: bool | None = None) -> Asked:
+    def embeds(self, infer: InferRequest) -> bool:
+        """Whether an inference is for vectors."""
+        return self.chats.catalogue.choose(infer.model).served.spec.task == "embedding"
+
+    def question(self, infer: InferRequest, *, stream: bool | None = None, **known: Any) -> Asked:
+        """Return what an inference asks; ``known`` are fields of the question that its wire knows.
+
+        Raises:
+            ServiceError: It does not fit, or the model holds no conversations.
+        """
         self.chats.catalogue.choose(infer.model).answerer()
         asked = parse(infer, stream=stream)
         return replace(asked, request=replace(asked.request, **known))

@@ -34,9 +34,11 @@ from app.guard.bodies import Preferences, parse_preferences, read_json, while_wa
 from app.images import ImageCheck
 from app.memory.chain import SESSION, RememberingChain
 from app.openapi import Bodies
+from app.protocols.asking import Question, find_fast_way
+from app.protocols.known_chain import new_id
 from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
 from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
-from app.protocols.langserve_fast import Asked, LangServeFrames, new_id, recognise
+from app.protocols.langserve_fast import LangServeFrames
 from app.protocols.relay import Relay, RelayedStream
 from app.protocols.sse import Event, EventStream, Pump
 from app.responses import invalid, named_errors
@@ -93,9 +95,7 @@ class LangServeRoutes:
         self._limits = around.settings.limits
         self._body_limits = around.images.body_limits if self._sees is not None else self._limits
         self._input = cast("type[BaseModel]", chain.get_input_schema())
-        self._memory = chain if isinstance(chain, RememberingChain) else None
-        known = self._memory.chain if self._memory else chain
-        self._known = recognise(known) if around.settings.fast_path else None
+        self._fast = find_fast_way(chain) if around.settings.fast_path else None
         self._dumps = SERIALIZER.dumps
         self.handler: Any = APIHandler(chain, path=prefix, playground_type=cast("Any", playground))
 
@@ -138,9 +138,9 @@ class LangServeRoutes:
                 return await work()
 
     async def _invoke(self, request: Request, body: Mapping[str, Any]) -> Response:
-        fast, run_id = await self._ask(request, body, "invoke")
-        if fast is not None:
-            output = json.loads(self._dumps(await fast.whole()))
+        question, run_id = await self._ask(request, body, "invoke")
+        if question is not None:
+            output = json.loads(self._dumps(await question.whole()))
             return JSONResponse({"output": output, "metadata": {"run_id": run_id, "feedback_tokens": []}})
         return await _call(self.handler.invoke, request, body)
 
@@ -198,27 +198,23 @@ class LangServeRoutes:
 
     async def _relay(self, request: Request, body: Mapping[str, Any]) -> Relay | None:
         """Return the stream as the fast path makes it; None where it does not know the way."""
-        fast, run_id = await self._ask(request, body, "stream")
-        if fast is None:
+        question, run_id = await self._ask(request, body, "stream")
+        if question is None:
             return None
-        frames = LangServeFrames(fast, run_id, self._dumps)
-        return Relay(await fast.stream(), frames, ping=self._around.settings.ping)
+        frames = partial(LangServeFrames, run_id=run_id, dumps=self._dumps)
+        return await question.relay(frames, ping=self._around.settings.ping)
 
-    async def _ask(self, request: Request, body: Mapping[str, Any], endpoint: str) -> tuple[Asked | None, str]:
+    async def _ask(self, request: Request, body: Mapping[str, Any], endpoint: str) -> tuple[Question | None, str]:
         """Return what the chain asks its model, and the run's id; None where LangChain has to run the chain."""
-        if self._known is None:
+        if self._fast is None:
             return None, ""
         config: Any
-        if self._known.takes_anything and body.get("config") in (None, {}) and not _config_hash(request):
+        if self._fast.known.takes_anything and body.get("config") in (None, {}) and not _config_hash(request):
             config, value = cast("Any", {"run_id": new_id()}), body["input"]
         else:
             read = partial(self.handler._get_config_and_input, endpoint=endpoint)  # noqa: SLF001 -- pinned by tests
             config, value = await _call(read, request, body)
-        if self._memory is not None:
-            session, value = self._memory.session(value, config)
-            if session is not None:
-                return None, ""
-        return await self._known.prepare(value, config), str(config["run_id"])
+        return await self._fast.ask(value, config), str(config["run_id"])
 
     async def _late(self, request: Request, start: HandlerCall, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
         """Tell in comments how far the model is until it is ready, then answer."""

@@ -3,7 +3,6 @@
 Fetching, making and deleting models is not for clients here: models.json lists them.
 """
 
-import functools
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,11 +17,11 @@ from app.protocols.delivery import Delivery, Wire, parse, wait_of
 from app.protocols.drawing import draw
 from app.protocols.ollama_answers import (
     Heading,
+    LinesTelling,
     render_answer,
     render_model,
     render_running,
     render_shown,
-    stream_answer,
 )
 from app.protocols.ollama_requests import (
     UNSUPPORTED_GENERATE,
@@ -87,7 +86,7 @@ class OllamaRoutes:
 
     async def _answer(self, request: Request, asked: ChatRequest, heading: Heading) -> Response:
         if asked.stream:
-            return await self._delivery.stream_answer(request, asked, functools.partial(stream_answer, heading=heading))
+            return await self._delivery.stream_answer(request, asked, LinesTelling(heading))
         (message,) = await self._delivery.answer(request, asked)
         return JSONResponse(render_answer(message, heading))
 

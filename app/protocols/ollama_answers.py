@@ -1,20 +1,23 @@
 """Ollama's answers, rendered: lines of JSON whose last is ``done`` and holds the counts."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, AIMessageChunk
+from typing_extensions import override
 
 from app.catalogue import ServedModel
 from app.protocols.drawing import read_pictures
-from app.protocols.sse import Event, line
+from app.protocols.sse import Event, line, one_line
+from app.protocols.telling import MARK, MARKED, Shortcut, Telling
 from app.protocols.usage import count_usage
 
 Kind = Literal["chat", "generate"]
+MOMENT = "the moment"
 MODIFIED = "2023-11-14T22:13:20Z"
 """Of every model: no entry of models.json has a date."""
 FOREVER = "9999-12-31T23:59:59Z"
@@ -29,11 +32,10 @@ class Heading:
     kind: Kind
     began: int = field(default_factory=time.monotonic_ns)
 
-    def line(self, message: Mapping[str, Any], *, done: bool = False) -> dict[str, Any]:
-        """Return a line with ``message`` where this kind of answer has it."""
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    def line(self, message: Mapping[str, Any], *, done: bool = False, at: str | None = None) -> dict[str, Any]:
+        """Return a line of the moment ``at`` (now), with ``message`` where this kind of answer has it."""
         content = {"message": {"role": "assistant", **message}} if self.kind == "chat" else _as_generated(message)
-        return {"model": self.model, "created_at": now, **content, "done": done}
+        return {"model": self.model, "created_at": at or now(), **content, "done": done}
 
     def end(self, message: AIMessage, first: int | None = None) -> dict[str, Any]:
         """Return the counts and times of the last line; ``first`` is when the first piece came."""
@@ -54,6 +56,11 @@ class Heading:
         """Return the count and the times of embeddings."""
         total = time.monotonic_ns() - self.began
         return {"total_duration": total, "load_duration": 0, "prompt_eval_count": usage.get("prompt_tokens", 0)}
+
+
+def now() -> str:
+    """Return the moment as Ollama writes it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _as_generated(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,21 +97,41 @@ def _logprobs(message: AIMessage) -> dict[str, Any]:
     return {"logprobs": told} if told else {}
 
 
-async def stream_answer(
-    pieces: AsyncIterator[tuple[int, AIMessageChunk]], heading: Heading
-) -> AsyncGenerator[Event, None]:
-    """Yield the lines of an answer. Calls come whole, in one line before the last."""
-    first: int | None = None
-    whole = AIMessageChunk(content="")
-    async for _, chunk in pieces:
-        first = first or time.monotonic_ns()
-        whole += _remember(chunk)
+class LinesTelling(Telling):
+    """The lines of an answer. Calls come whole, in one line before the last."""
+
+    def __init__(self, heading: Heading) -> None:
+        self._heading = heading
+        self._first: int | None = None
+        self._whole = AIMessageChunk(content="")
+
+    @override
+    def render(self, chunk: AIMessageChunk, index: int = 0) -> Iterator[Event]:
+        self._first = self._first or time.monotonic_ns()
+        if chunk.tool_call_chunks or chunk.usage_metadata or chunk.response_metadata.get("finish_reason"):
+            self._whole += _remember(chunk)
         told = _content(chunk)
         if told["content"] or len(told) > 1:
-            yield line({**heading.line(told), **_logprobs(chunk)})
-    if whole.tool_calls:
-        yield line(heading.line({"content": "", **_calls(whole)}))
-    yield line({**heading.line({"content": ""}, done=True), **heading.end(whole, first)})
+            yield line({**self._heading.line(told), **_logprobs(chunk)})
+
+    @override
+    def end(self) -> Iterator[Event]:
+        heading, whole = self._heading, self._whole
+        if whole.tool_calls:
+            yield line(heading.line({"content": "", **_calls(whole)}))
+        yield line({**heading.line({"content": ""}, done=True), **heading.end(whole, self._first)})
+
+    @override
+    def shortcut(self) -> Shortcut:
+        """As a line with the moment in it."""
+        told = line(self._heading.line({"content": MARK}, at=MOMENT)).encode()
+        before, rest = told.split(MOMENT.encode())
+        middle, after = rest.split(MARKED)
+
+        def text(literal: bytes) -> bytes:
+            return b"%b%b%b%b%b" % (before, now().encode(), middle, one_line(literal), after)
+
+        return text
 
 
 def _remember(chunk: AIMessageChunk) -> AIMessageChunk:

@@ -4,7 +4,6 @@ A model's id is its chain; ``id:raw`` is its engine, whose answers pass byte for
 chain between: they pass too, once they are checked.
 """
 
-import functools
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,13 +17,13 @@ from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
 from app.protocols.drawing import draw
 from app.protocols.openai_answers import (
+    ChatTelling,
     Heading,
+    TextTelling,
     render_chat,
     render_images,
     render_model,
     render_text,
-    stream_chat,
-    stream_text,
 )
 from app.protocols.openai_engine import EmbeddingBody, ImageBody, read_embeddings, read_images
 from app.protocols.openai_requests import (
@@ -90,8 +89,8 @@ class OpenAIRoutes:
         asked = read_chat(told, request)
         heading = Heading(choice.name)
         if asked.stream:
-            form = functools.partial(stream_chat, heading=heading, include_usage=wants_usage(told))
-            return await self._delivery.stream_answer(request, asked, form)
+            telling = ChatTelling(heading, include_usage=wants_usage(told))
+            return await self._delivery.stream_answer(request, asked, telling)
         return JSONResponse(render_chat(await self._delivery.answer(request, asked), heading))
 
     async def completions(self, request: Request) -> Response:
@@ -107,8 +106,8 @@ class OpenAIRoutes:
         if asked[0].stream:
             if len(asked) > 1:
                 raise InvalidInput("prompt: a stream answers one prompt.", param="prompt")
-            form = functools.partial(stream_text, heading=heading, include_usage=wants_usage(told))
-            return await self._delivery.stream_answer(request, asked[0], form)
+            telling = TextTelling(heading, include_usage=wants_usage(told))
+            return await self._delivery.stream_answer(request, asked[0], telling)
         return JSONResponse(render_text(await self._delivery.answer_all(request, asked), heading))
 
     async def embeddings(self, request: Request) -> Response:

@@ -3,16 +3,18 @@
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_usage
+from typing_extensions import override
 
 from app.catalogue import Choice
 from app.protocols.drawing import Drawn, read_pictures
 from app.protocols.sse import Data, Event, data
+from app.protocols.telling import Telling
 from app.protocols.usage import count_usage
 
 CREATED = 1_700_000_000
@@ -187,38 +189,51 @@ class Delta:
         return {"index": index, "id": call["id"], "type": "function", "function": {"name": call["name"], **function}}
 
 
-async def stream_chat(
-    pieces: AsyncIterator[tuple[int, AIMessageChunk]], heading: Heading, *, include_usage: bool
-) -> AsyncGenerator[Event, None]:
-    """Yield chat completion chunks, the usage where asked for, and ``[DONE]``."""
-    head = heading.render(chunk=True)
-    nothing = {"usage": None} if include_usage else {}
-    deltas: dict[int, Delta] = {}
-    async for index, chunk in pieces:
-        choice = deltas.setdefault(index, Delta(index)).render(chunk)
+class ChatTelling(Telling):
+    """Chat completion chunks, the usage where asked for, and ``[DONE]``."""
+
+    def __init__(self, heading: Heading, *, include_usage: bool) -> None:
+        self._head = heading.render(chunk=True)
+        self._include_usage = include_usage
+        self._nothing = {"usage": None} if include_usage else {}
+        self._deltas: dict[int, Delta] = {}
+
+    @override
+    def render(self, chunk: AIMessageChunk, index: int = 0) -> Iterator[Event]:
+        choice = self._deltas.setdefault(index, Delta(index)).render(chunk)
         if choice is not None:
-            yield data({**head, "choices": [choice], **nothing})
-    for delta in deltas.values():
-        last = delta.end()
-        if last is not None:
-            yield data({**head, "choices": [last], **nothing})
-    if include_usage:
-        yield data({**head, "choices": [], "usage": usage_of(delta.usage for delta in deltas.values())})
-    yield DONE
+            yield data({**self._head, "choices": [choice], **self._nothing})
+
+    @override
+    def end(self) -> Iterator[Event]:
+        for delta in self._deltas.values():
+            last = delta.end()
+            if last is not None:
+                yield data({**self._head, "choices": [last], **self._nothing})
+        if self._include_usage:
+            usages = [delta.usage for delta in self._deltas.values()]
+            yield data({**self._head, "choices": [], "usage": usage_of(usages)})
+        yield DONE
 
 
-async def stream_text(
-    pieces: AsyncIterator[tuple[int, AIMessageChunk]], heading: Heading, *, include_usage: bool
-) -> AsyncGenerator[Event, None]:
-    """Yield text completion chunks, the usage where asked for, and ``[DONE]``."""
-    head = heading.render()
-    usages: dict[int, UsageMetadata | None] = {}
-    async for index, chunk in pieces:
-        usages[index] = chunk.usage_metadata or usages.get(index)
+class TextTelling(Telling):
+    """Text completion chunks, the usage where asked for, and ``[DONE]``."""
+
+    def __init__(self, heading: Heading, *, include_usage: bool) -> None:
+        self._head = heading.render()
+        self._include_usage = include_usage
+        self._usages: dict[int, UsageMetadata | None] = {}
+
+    @override
+    def render(self, chunk: AIMessageChunk, index: int = 0) -> Iterator[Event]:
+        self._usages[index] = chunk.usage_metadata or self._usages.get(index)
         reason = chunk.response_metadata.get("finish_reason")
         if chunk.text or reason:
             choice = {"index": index, "text": str(chunk.text), "logprobs": None, "finish_reason": reason}
-            yield data({**head, "choices": [choice]})
-    if include_usage:
-        yield data({**head, "choices": [], "usage": usage_of(usages.values())})
-    yield DONE
+            yield data({**self._head, "choices": [choice]})
+
+    @override
+    def end(self) -> Iterator[Event]:
+        if self._include_usage:
+            yield data({**self._head, "choices": [], "usage": usage_of(self._usages.values())})
+        yield DONE

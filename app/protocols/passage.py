@@ -15,6 +15,7 @@ from app.catalogue import Choice
 from app.errors import InvalidInput, TooLarge
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, wait_of
+from app.protocols.relay import Relay
 from app.protocols.sse import Event, Piece
 from app.protocols.turns import check_content
 
@@ -70,16 +71,42 @@ async def pass_on(delivery: Delivery, request: Request, choice: Choice, path: st
     Raises:
         ServiceError: The engine refused or failed before its answer began.
     """
+    line = choice.served.line
     if body.get("stream"):
         async with delivery.wanted(request):
             await delivery.chats.ensure_ready(choice, wait_of(request))
+            if line.short is not None and delivery.settings.fast_path:
+                relay = Relay(await line.begin(line.short, path, body), Bytes(), ping=None)
+                await relay.hold(delivery.settings.stream_hold)
+                return delivery.push(relay)
         return await delivery.stream(request, _pieces(choice, path, body), raw=True)
-    line = choice.served.line
     async with delivery.wanted(request):
         await delivery.chats.ensure_ready(choice, wait_of(request))
         async with line.open(path, body) as answer:
             content = b"".join([piece async for piece in line.pieces(answer)])
     return Response(content, answer.status_code, media_type=answer.headers.get("content-type", "application/json"))
+
+
+class Bytes:
+    """Passes pieces on as they are: ``app/protocols/relay.Renderer``. Their end is the answer's."""
+
+    def __init__(self) -> None:
+        self.ended = self.begun = False
+        self.error: Exception | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return the piece."""
+        self.begun = self.begun or bool(piece)
+        return piece
+
+    def close(self) -> bytes:
+        """Add nothing."""
+        self.ended = True
+        return b""
+
+    def end(self) -> bytes:
+        """Add nothing."""
+        return b""
 
 
 async def _pieces(choice: Choice, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:

@@ -1,21 +1,22 @@
 """Streams pushed through: a piece of an engine's answer becomes frames for a client in the callback it came in.
 
-No task, no queue and no future a piece. docs/adr/0014 says why, and on what it relies: ``send`` of an ASGI server is a
-coroutine that runs to its end at once unless the client reads slower than we write. So it is stepped by hand; where it
-does not end at once, a task finishes it, and meanwhile nothing is read from the engine.
+No task, no queue and no future a piece. docs/adr/0014 says why, and on what it relies: a server's connection that
+takes a piece of a body at once (``WRITE``), below every middleware. Where it does not, because the client reads slower
+than we write, a task sends what waits by ASGI's ``send``, and meanwhile nothing is read from the engine.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.engines.connection import Answer
 from app.errors import ServiceError
 from app.guard.bodies import CallerLeft, while_wanted
+from app.guard.client_connection import WRITE, Write
 from app.protocols.sse import PING, STREAM_HEADERS, Event
 from app.shutdown import Shutdown
 
@@ -37,6 +38,13 @@ class Renderer(Protocol):
         """Return the last frames, where the engine's answer ended without a word."""
         ...
 
+    def end(self) -> bytes:
+        """Return the end of the stream, once the answer has been kept."""
+        ...
+
+
+Keep = Callable[[], Awaitable[None]]
+
 
 class Relay:
     """Between one answer of an engine and one client. Frames wait until ``run`` is given the client.
@@ -44,17 +52,31 @@ class Relay:
     Args:
         answer: The engine's, its status checked.
         renderer: Makes the client's frames.
-        ping: Seconds of silence before a comment line.
+        ping: Seconds of silence before a comment line; None: the stream's form has no comments.
+        keep: Keeps the answer once it is complete; the stream ends after that.
+        lifetime: What it needs until its end.
     """
 
-    def __init__(self, answer: Answer, renderer: Renderer, *, ping: float) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        renderer: Renderer,
+        *,
+        ping: float | None,
+        keep: Keep | None = None,
+        lifetime: contextlib.AsyncExitStack | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._answer = answer
         self._renderer = renderer
         self._ping = ping
+        self._keep = keep
+        self._lifetime = lifetime
         self._send: Send | None = None
+        self._write: Write = _wait
         self._waiting: list[bytes] = []
-        self._flusher: asyncio.Task[None] | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._over = False
         self._error: Exception | None = None
         self._wrote = self._loop.time()
@@ -70,52 +92,86 @@ class Relay:
                 async with asyncio.timeout(seconds):
                     await self._begun
         except BaseException:
-            self.close()
+            await self.aclose()
             raise
         if self._error is not None and not self._renderer.begun:
-            self.close()
+            await self.aclose()
             raise self._error
 
-    async def run(self, send: Send) -> None:
-        """Send everything to the client; return at the end, or raise what ended the stream."""
+    async def run(self, send: Send, write: Write | None = None) -> None:
+        """Send everything to the client; return at the end, or raise what ended the stream.
+
+        Args:
+            send: ASGI's.
+            write: What takes a piece at once, if the server has it.
+        """
         while self._waiting:
             await self._send_waiting(send)
-        self._send = send
+        self._send, self._write = send, write or _wait
         self._answer.resume()
-        self._timer = self._loop.call_later(self._ping, self._tick)
+        if self._ping is not None:
+            self._timer = self._loop.call_later(self._ping, self._tick, self._ping)
         self._settle()
         try:
             await self._finished
         finally:
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             self._send = None
-            await self._stop_flusher()
+            await _stop(self._sender)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """End what is under way; the engine is told by the connection's end."""
         self._over = True
         self._answer.close()
+        try:
+            await _stop(self._keeper)
+        finally:
+            if self._lifetime is not None:
+                await self._lifetime.aclose()
 
     # --- from the engine -------------------------------------------------------------------
 
     def _take(self, piece: bytes) -> None:
         renderer = self._renderer
         frames = renderer.feed(piece)
-        if frames:
-            self._write(frames)
         if renderer.ended:
-            if renderer.error is None:
-                self._answer.finish()
-            else:
-                self._answer.close()
-            self._end(renderer.error)
-        elif renderer.begun and not self._begun.done():
-            self._begun.set_result(None)
+            self._take_last(frames)
+        elif frames:
+            self._put(frames)
+            if renderer.begun and not self._begun.done():
+                self._begun.set_result(None)
 
     def _take_end(self, error: ServiceError | None) -> None:
         if error is None:
-            self._write(self._renderer.close())
-        self._end(error or self._renderer.error)
+            self._take_last(self._renderer.close())
+        else:
+            self._end(error)
+
+    def _take_last(self, frames: bytes) -> None:
+        """The engine's answer is over, one way or the other."""
+        error, keep = self._renderer.error, self._keep
+        if error is None and keep is None:
+            frames += self._renderer.end()
+        if frames:
+            self._put(frames)
+        if error is None:
+            self._answer.finish()
+        else:
+            self._answer.close()
+        if error is None and keep is not None:
+            self._keeper = self._loop.create_task(self._keep_answer(keep), name="keep an answer")
+        else:
+            self._end(error)
+
+    async def _keep_answer(self, keep: Keep) -> None:
+        try:
+            await keep()
+        except Exception as error:  # noqa: BLE001 -- whoever runs the stream is told
+            self._end(error)
+        else:
+            self._put(self._renderer.end())
+            self._end(None)
 
     def _end(self, error: Exception | None) -> None:
         if self._over:
@@ -127,7 +183,7 @@ class Relay:
 
     def _settle(self) -> None:
         """Finish once there is an end and everything before it has been sent."""
-        if not self._over or self._send is None or self._flusher is not None or self._finished.done():
+        if not self._over or self._send is None or self._sender is not None or self._finished.done():
             return
         if self._error is None:
             self._finished.set_result(None)
@@ -136,33 +192,27 @@ class Relay:
 
     # --- to the client ---------------------------------------------------------------------
 
-    def _write(self, frames: bytes) -> None:
-        if self._send is None or self._flusher is not None:
-            if frames:
-                self._waiting.append(frames)
-                self._answer.pause()
-            return
-        self._wrote = self._loop.time()
-        steps = self._send(_body(frames)).__await__()
-        try:
-            waits_for = next(steps)
-        except StopIteration:
-            return
-        except Exception as error:  # noqa: BLE001 -- whoever runs the stream is told
-            self._end(error)
-            return
+    def _put(self, frames: bytes) -> None:
+        if self._send is not None and self._sender is None:
+            self._wrote = self._loop.time()
+            try:
+                if self._write(frames):
+                    return
+            except Exception as error:  # noqa: BLE001 -- whoever runs the stream is told
+                self._end(error)
+                return
+            self._sender = self._loop.create_task(self._send_all(self._send), name="slow client")
+        self._waiting.append(frames)
         self._answer.pause()
-        self._flusher = self._loop.create_task(self._flush(_Rest(steps, waits_for)), name="slow client")
 
-    async def _flush(self, under_way: Awaitable[None]) -> None:
-        """Finish a send that the client keeps waiting, and everything that came meanwhile; then read on."""
+    async def _send_all(self, send: Send) -> None:
+        """Send what the client keeps waiting, and everything that came meanwhile; then read on."""
         try:
-            await under_way
-            while self._waiting and self._send is not None:
-                await self._send_waiting(self._send)
+            while self._waiting:
+                await self._send_waiting(send)
         except Exception as error:  # noqa: BLE001 -- whoever runs the stream is told
             self._error, self._over = error, True
-        self._flusher = None
+        self._sender = None
         self._answer.resume()
         self._settle()
 
@@ -171,57 +221,27 @@ class Relay:
         await send(_body(frames))
         self._wrote = self._loop.time()
 
-    async def _stop_flusher(self) -> None:
-        flusher, self._flusher = self._flusher, None
-        if flusher is not None:
-            flusher.cancel()
-            await asyncio.wait([flusher])
-
-    def _tick(self) -> None:
+    def _tick(self, ping: float) -> None:
         """Write a comment after a silence. One timer a stream, looked at late, instead of one a piece."""
-        due = self._wrote + self._ping - self._loop.time()
-        if due <= 0 and self._flusher is None:
-            self._write(PING)
-        self._timer = self._loop.call_later(due if due > 0 else self._ping, self._tick)
+        due = self._wrote + ping - self._loop.time()
+        if due <= 0 and self._sender is None:
+            self._put(PING)
+        self._timer = self._loop.call_later(due if due > 0 else ping, self._tick, ping)
 
 
-class _Rest:
-    """The rest of a coroutine that was stepped once and then waited for something."""
+def _wait(_: bytes) -> bool:
+    """Take nothing at once."""
+    return False
 
-    def __init__(self, steps: Generator[Any, Any, None], waits_for: Any) -> None:
-        self._steps = steps
-        self._waits_for = waits_for
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        try:
-            yield self._waits_for
-            yield from self._steps
-        finally:
-            self._steps.close()
+async def _stop(task: asyncio.Task[None] | None) -> None:
+    if task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _body(frames: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": frames, "more_body": True}
-
-
-DIRECT = "langserve_vllm.send"
-"""In a request's scope: the server's own ``send``, below every middleware."""
-
-
-class DirectSend:
-    """Around the whole app: lets a stream send its pieces past the middlewares, which look at heads only.
-
-    Five of them stand between a route and the server, and each is one more coroutine a piece.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
-        if scope["type"] == "http":
-            scope[DIRECT] = send
-        await self._app(scope, receive, send)
 
 
 class RelayedStream(Response):
@@ -229,7 +249,15 @@ class RelayedStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, relay: Relay, *, render_error: Callable[[BaseException], Event], shutdown: Shutdown) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        *,
+        render_error: Callable[[BaseException], Event],
+        shutdown: Shutdown,
+        media_type: str | None = None,
+    ) -> None:
+        self.media_type = media_type or self.media_type
         self.status_code = 200
         self.background = None
         self.init_headers(STREAM_HEADERS)
@@ -238,19 +266,19 @@ class RelayedStream(Response):
         self._shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the frames as they come; head and end go through every middleware."""
+        """Send the frames as they come. Heads, ends and what waits go through every middleware."""
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_all(receive, send, scope.get(DIRECT, send))
+            await self._send_all(receive, send, scope.get("extensions", {}).get(WRITE))
         except CallerLeft:
             pass
         finally:
-            self._relay.close()
+            await self._relay.aclose()
 
-    async def _send_all(self, receive: Receive, send: Send, direct: Send) -> None:
+    async def _send_all(self, receive: Receive, send: Send, write: Write | None) -> None:
         try:
             async with while_wanted(receive, self._shutdown):
-                await self._relay.run(direct)
+                await self._relay.run(send, write)
         except CallerLeft:
             raise
         except Exception as error:  # noqa: BLE001 -- named, in the stream's own way

@@ -7,15 +7,17 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import InternalError
 from app.guard.bodies import CallerLeft, while_wanted
+from app.guard.client_connection import WRITE, Write
 from app.shutdown import Shutdown
 
 WAITING = 16
@@ -25,6 +27,8 @@ CANCEL_AGAIN = 0.1
 PING = b": ping\r\n\r\n"
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_OTHER_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
+"""Three characters, in UTF-8, at which many clients (``str.splitlines``) end a line, though no protocol does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,34 @@ class Piece(Event):
         return self.content
 
 
+COMMENT = Piece("comment", content=PING)
+
+
+def one_line(text: bytes) -> bytes:
+    """Return a JSON text with everything escaped that a client may take for the end of a line."""
+    return text if text.isascii() else _OTHER_LINE_ENDS.sub(_escape, text)
+
+
+def _escape(found: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(found[0].decode()):04x}".encode()
+
+
+def dump(value: Any) -> str:
+    """Return a value as one line of JSON, in characters as they are."""
+    try:
+        return one_line(orjson.dumps(value)).decode()
+    except TypeError:  # half a character, or a number of more than 64 bits: as escapes and digits
+        return json.dumps(value, separators=(",", ":"))
+
+
 def data(value: Any) -> Data:
     """Return an event without a name that carries ``value`` as JSON."""
-    return Data("data", json.dumps(value, separators=(",", ":")))
+    return Data("data", dump(value))
 
 
 def line(value: Any) -> Line:
     """Return ``value`` as a line of JSON."""
-    return Line("line", json.dumps(value, separators=(",", ":")))
+    return Line("line", dump(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +187,11 @@ class Pump:
                 raise
         return tuple(held)
 
+    def comment(self) -> None:
+        """Deliver a comment next, unless there is something to deliver."""
+        if self._queue.empty():
+            self._queue.put_nowait(COMMENT)
+
     async def stop(self) -> None:
         """End the generator, wherever it is, and wait until it has.
 
@@ -214,39 +243,59 @@ class EventStream(Response):
         self._ping = ping
         self._endless = endless
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events as they come."""
+        write: Write = scope.get("extensions", {}).get(WRITE, _take_nothing)
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_all(receive, send)
+            await self._send_all(receive, send, write)
         except CallerLeft:
             pass
         finally:
             await self._pump.stop()
 
-    async def _send_all(self, receive: Receive, send: Send) -> None:
+    async def _send_all(self, receive: Receive, send: Send, write: Write) -> None:
         try:
             async with while_wanted(receive, self._shutdown, endless=self._endless):
                 for event in self._held:
                     await _send(send, event.encode())
-                while (frame := await self._next_frame()) is not None:
-                    await _send(send, frame)
+                with self._commented():
+                    while (event := await self._pump.next()) is not None:
+                        frame = event.encode()
+                        if not write(frame):
+                            await _send(send, frame)
+                        self._sent = self._loop.time()
         except CallerLeft:
             raise
         except Exception as error:  # noqa: BLE001 -- named, in the stream's own way
             await _send(send, self._render_error(error).encode())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _next_frame(self) -> bytes | None:
-        scope = asyncio.timeout(self._ping)
+    @contextlib.contextmanager
+    def _commented(self) -> Generator[None]:
+        """Have the pump deliver a comment after a silence: one timer a stream, looked at late, none a piece."""
+        self._loop, ping = asyncio.get_running_loop(), self._ping
+        self._sent = self._loop.time()
+        if ping is None:
+            yield
+            return
+
+        def look() -> None:
+            nonlocal timer
+            due = self._sent + ping - self._loop.time()
+            if due <= 0:
+                self._pump.comment()
+            timer = self._loop.call_later(due if due > 0 else ping, look)
+
+        timer = self._loop.call_later(ping, look)
         try:
-            async with scope:
-                event = await self._pump.next()
-        except TimeoutError:
-            if scope.expired():
-                return PING
-            raise
-        return event.encode() if event else None
+            yield
+        finally:
+            timer.cancel()
+
+
+def _take_nothing(_: bytes) -> bool:
+    return False
 
 
 async def _send(send: Send, body: bytes) -> None:

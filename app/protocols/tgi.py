@@ -5,7 +5,6 @@ of the model. TGI serves one model, so its routes at the root answer for the fir
 """
 
 import base64
-import functools
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -21,7 +20,7 @@ from app.protocols.drawing import draw
 from app.protocols.openai_engine import read_embeddings, read_images
 from app.protocols.shapes import TGI_ERROR, render_tgi
 from app.protocols.sse import data
-from app.protocols.tgi_answers import TAGS, Form, render_info, render_text, stream_text
+from app.protocols.tgi_answers import TAGS, Form, TokensTelling, render_info, render_text
 from app.protocols.tgi_requests import (
     UNSUPPORTED_FEATURES,
     DrawingBody,
@@ -99,7 +98,7 @@ class TgiRoutes:
         before = body.inputs if told.return_full_text and isinstance(body.inputs, str) else ""
         form = Form(before, details=bool(told.details), seed=told.seed)
         if body.stream if stream is None else stream:
-            return await self._delivery.stream_answer(request, asked, functools.partial(stream_text, form=form))
+            return await self._delivery.stream_answer(request, asked, TokensTelling(form))
         (message,) = await self._delivery.answer(request, asked)
         rendered = render_text(message, form)
         return JSONResponse([rendered] if listed else rendered)

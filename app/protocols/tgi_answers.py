@@ -1,14 +1,18 @@
 """Answers of Text Generation Inference, rendered: whole texts with their tokens, and streams of tokens."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+import orjson
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_usage
+from typing_extensions import override
 
 from app.catalogue import Choice
 from app.protocols.sse import Event, data
+from app.protocols.telling import Reader, Shortcut, Telling
 from app.protocols.usage import count_usage
 
 TAGS = {
@@ -89,29 +93,111 @@ def render_pieces(chunk: AIMessageChunk) -> list[dict[str, Any]]:
     return [*({**token, "text": ""} for token in first), {**last, "text": text, "special": not text}]
 
 
-async def stream_text(pieces: AsyncIterator[tuple[int, AIMessageChunk]], form: Form) -> AsyncGenerator[Event, None]:
-    """Yield a token each; the last one comes with the whole text. So each is held back until the next is there."""
-    held: dict[str, Any] | None = None
-    text: list[str] = []
-    index, usage, last = 0, None, AIMessage("")
-    async for _, chunk in pieces:
-        usage = add_usage(usage, chunk.usage_metadata) if chunk.usage_metadata else usage
+class TokensTelling(Telling):
+    """A token each; the last one comes with the whole text. So each is held back until the next is there."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._held: dict[str, Any] | None = None
+        self._text: list[str] = []
+        self._usage: UsageMetadata | None = None
+        self._last = AIMessage("")
+
+    @override
+    def render(self, chunk: AIMessageChunk, index: int = 0) -> Iterator[Event]:
+        if chunk.usage_metadata:
+            self._usage = add_usage(self._usage, chunk.usage_metadata)
         if chunk.response_metadata.get("finish_reason"):
-            last = AIMessage("", response_metadata=chunk.response_metadata)
+            self._last = AIMessage("", response_metadata=chunk.response_metadata)
         for token in render_pieces(chunk):
-            if held is not None:
-                yield data(held)
-            index += 1
-            text.append(token["text"])
-            held = {"index": index, "token": token, "generated_text": None, "details": None}
-    ending = held or {"index": 1, "token": {**_token(None, "", 0.0), "special": True}}
-    yield data(
-        {
-            **ending,
-            "generated_text": f"{form.before}{''.join(text)}",
-            "details": _stream_details(last, usage, index, form),
-        }
-    )
+            if (before := self._hold(token)) is not None:
+                yield data(before)
+
+    def _hold(self, token: dict[str, Any]) -> dict[str, Any] | None:
+        """Hold a token back, and return the one that was."""
+        before = self._held
+        self._text.append(token["text"])
+        self._held = {"index": len(self._text), "token": token, "generated_text": None, "details": None}
+        return before
+
+    @override
+    def end(self) -> Iterator[Event]:
+        ending = self._held or {"index": 1, "token": {**_token(None, "", 0.0), "special": True}}
+        whole = f"{self._form.before}{''.join(self._text)}"
+        details = _stream_details(self._last, self._usage, len(self._text), self._form)
+        yield data({**ending, "generated_text": whole, "details": details})
+
+    @override
+    def shortcut(self) -> Shortcut:
+        return lambda literal: self._pass(_token(None, orjson.loads(literal), 0.0))
+
+    @override
+    def reader(self) -> Reader:
+        """One token with its number and its likelihood, which TGI's questions ask for."""
+
+        def read(event: bytes) -> bytes | None:
+            token = read_token(event)
+            return None if token is None else self._pass(token)
+
+        return read
+
+    def _pass(self, token: dict[str, Any]) -> bytes:
+        before = self._hold(token)
+        return b"" if before is None else data(before).encode()
+
+
+# --- an engine's event that is one token ---------------------------------------------------
+
+
+class _Delta(msgspec.Struct, forbid_unknown_fields=True):
+    content: str
+    role: Any = None
+
+
+class _Likelihood(msgspec.Struct):
+    token: str
+    logprob: Any
+
+
+class _Likelihoods(msgspec.Struct):
+    content: list[_Likelihood]
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True):
+    delta: _Delta
+    token_ids: list[int]
+    logprobs: _Likelihoods
+    index: Any = None
+    finish_reason: None = None
+    stop_reason: None = None
+
+
+class _OneToken(msgspec.Struct, forbid_unknown_fields=True):
+    choices: list[_Choice]
+    id: Any = None
+    object: Any = None
+    created: Any = None
+    model: Any = None
+    system_fingerprint: Any = None
+    usage: None = None
+    prompt_token_ids: None = None
+    prompt_text: None = None
+
+
+_decode = msgspec.json.Decoder(_OneToken).decode
+"""Refuses every field that it does not know: ``render_pieces`` reads the event then."""
+
+
+def read_token(event: bytes) -> dict[str, Any] | None:
+    """Return the token of an event that holds one, as ``render_pieces`` does; None where it holds anything else."""
+    try:
+        (choice,) = _decode(event).choices
+        (number,), (likelihood,) = choice.token_ids, choice.logprobs.content
+    except ValueError:  # msgspec's errors are such, too
+        return None
+    text = choice.delta.content
+    token = _token(number, text, likelihood.logprob)
+    return token if likelihood.token == text else {**token, "special": not text}
 
 
 def _stream_details(last: AIMessage, usage: UsageMetadata | None, count: int, form: Form) -> dict[str, Any]:

@@ -105,9 +105,9 @@ class MemoryTransport(asyncio.Transport):
         """Whether the app reads."""
         return self._readable.is_set()
 
-    def deliver(self, piece: bytes) -> None:
-        """Bring a piece of the answer's body now, as one read does."""
-        self._protocol.data_received(b"%x\r\n%b\r\n" % (len(piece), piece))
+    def deliver(self, piece: bytes, *, last: bool = False) -> None:
+        """Bring a piece of the answer's body now, as one read does; with its end, where it is the last."""
+        self._protocol.data_received(b"%x\r\n%b\r\n" % (len(piece), piece) + (b"0\r\n\r\n" if last else b""))
 
     # --- httptools' callbacks --------------------------------------------------------------
 

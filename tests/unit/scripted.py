@@ -252,15 +252,19 @@ class Stage(httpx2.AsyncBaseTransport):
     Args:
         folder: For its registry.
         registry: Another list of models than the usual one.
+        fields: Settings.
         way: To the engine: ``sdk`` is the openai SDK's, ``short`` the app's own; ``fast`` is the fast path on it.
     """
 
-    def __init__(self, folder: Path, registry: Mapping[str, Any] = REGISTRY, *, way: str = "sdk") -> None:
+    def __init__(
+        self, folder: Path, registry: Mapping[str, Any] = REGISTRY, *, way: str = "sdk", **fields: Any
+    ) -> None:
         self._engine: httpx2.AsyncBaseTransport = ScriptedEngine(says())
         self._launcher = ScriptedLauncher()
         self.network = MemoryNetwork(self)
         short = None if way == "sdk" else self.network.connections()
-        told = settings(folder, fast_path=way == "fast")
+        usual = {"fast_path": way == "fast", "sessions_url": f"sqlite:///{folder}/sessions.db"}
+        told = settings(folder, **{**usual, **fields})
         told.models.write_text(json.dumps(registry))
         self._app = create_app(told, launcher=self, connections=self, short=short)
 
@@ -305,14 +309,16 @@ class Stage(httpx2.AsyncBaseTransport):
 class Exchange:
     """One request to the app, as a server drives it: pieces are read one by one, and the caller may leave.
 
-    A POST where there is a body, else a GET.
+    A POST where there is a body, else a GET. ``room``: pieces that wait for the caller to read them; 0: any number.
     """
 
-    def __init__(self, app: FastAPI, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, app: FastAPI, path: str, body: Any = None, headers: Mapping[str, str] | None = None, *, room: int = 0
+    ) -> None:
         self._left = asyncio.Event()
         self._sent_body = False
         self._body = json.dumps(body).encode() if body is not None else b""
-        self._out: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        self._out: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(room)
         names = {"content-type": "application/json", "host": "test", **(headers or {})}
         scope = {
             "type": "http",

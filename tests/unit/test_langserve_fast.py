@@ -2,10 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from chat_vllm import ChatVLLM, chat_prompt, configurable
 from langchain_core.callbacks import BaseCallbackHandler
@@ -13,129 +11,15 @@ from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tracers.context import collect_runs
 
-from app.protocols.langserve_fast import recognise
+from app.protocols.known_chain import recognise
+from tests.unit.engine_streams import CORPUS, DEAD, HEAD, REFUSALS, USAGE, call, logprobs
 from tests.unit.memory_network import MemoryNetwork
-from tests.unit.scripted import MODEL, ScriptedEngine, Stage, Stream, refusal, says
+from tests.unit.scripted import MODEL, ScriptedEngine, Stage, Stream, says
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # langserve's own
 
 QUESTION = {"messages": [{"role": "user", "content": "Where is Paris?"}]}
-HEAD: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
 IDS = re.compile(r"lc_run--[0-9a-f-]{36}(-0)?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-RECORDED = Path(__file__).parents[2] / "packages/chat-vllm/tests/recorded"
-
-
-def said(finish: str | None = None, *, logprobs: Any = None, more: dict[str, Any] | None = None, **delta: Any) -> Any:
-    """Return an event of vLLM's."""
-    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-    return {
-        **HEAD,
-        "choices": [{**choice, **({"stop_reason": None} if finish else {}), "token_ids": None}],
-        **(more or {}),
-    }
-
-
-def call(index: int, **function: Any) -> dict[str, Any]:
-    """Return a piece of a tool call."""
-    named = {"id": "chatcmpl-tool-1", "type": "function"} if "name" in function else {}
-    return {"index": index, **named, "function": function}
-
-
-def logprobs(token: str) -> dict[str, Any]:
-    """Return the log probabilities of one token."""
-    one = {"token": token, "logprob": -0.16622434556484222, "bytes": [*token.encode()]}
-    return {"content": [{**one, "top_logprobs": [one]}]}
-
-
-ROLE = said(role="assistant", content="", more={"prompt_token_ids": None, "prompt_text": None})
-STOP = said("stop", content="")
-USAGE: dict[str, Any] = {
-    **HEAD,
-    "choices": [],
-    "usage": {
-        "prompt_tokens": 3,
-        "total_tokens": 5,
-        "completion_tokens": 2,
-        "prompt_tokens_details": {"cached_tokens": 1},
-    },
-    "system_fingerprint": "vllm-0.32.0-x",
-}
-DEAD = {"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}}
-CORPUS: dict[str, Sequence[Any]] = {
-    "text": [ROLE, said(content="In"), said(content=" France."), STOP, USAGE, "[DONE]"],
-    "no usage": [ROLE, said(content="In"), STOP, "[DONE]"],
-    "the last token ends it": [ROLE, said(content="In"), said("length", content=" France"), USAGE, "[DONE]"],
-    "a named end": [
-        ROLE,
-        said(content="In"),
-        {**STOP, "choices": [{**STOP["choices"][0], "stop_reason": " to"}]},
-        "[DONE]",
-    ],
-    "unicode and escapes": [
-        ROLE,
-        *(said(content=t) for t in ("é", "東京", "😀", '"\\', "\n\r\t", "\u2028", "\x07", "</b>")),
-        STOP,
-        "[DONE]",
-    ],
-    "an empty answer": [ROLE, STOP, USAGE, "[DONE]"],
-    "empty pieces": [ROLE, said(content=""), said(content=None), said(), STOP, "[DONE]"],
-    "reasoning": [ROLE, said(reasoning="Two"), said(reasoning=" and"), said(content="4"), STOP, USAGE, "[DONE]"],
-    "reasoning by its old name": [ROLE, said(reasoning_content="Two"), said(content="4"), STOP, "[DONE]"],
-    "reasoning beside text": [ROLE, said(reasoning="Two", content="4"), STOP, "[DONE]"],
-    "a tool call": [
-        ROLE,
-        said(content=None, tool_calls=[call(0, name="add")]),
-        said(content=None, tool_calls=[call(0, arguments='{"a": ')]),
-        said(content=None, tool_calls=[call(0, arguments="1}"), call(1, name="sub", arguments="{}")]),
-        said("tool_calls", content=""),
-        USAGE,
-        "[DONE]",
-    ],
-    "log probabilities": [
-        ROLE,
-        said(content="In", logprobs=logprobs("In")),
-        said("stop", content="", logprobs=None),
-        "[DONE]",
-    ],
-    "token ids": [
-        said(role="assistant", content="", more={"prompt_token_ids": [1, 2]}),
-        {**HEAD, "choices": [{**said(content="In")["choices"][0], "token_ids": [57]}]},
-        STOP,
-        "[DONE]",
-    ],
-    "metrics": [ROLE, said(content="In", more={"metrics": {"x": 1.5}}), STOP, "[DONE]"],
-    "no delta": [
-        ROLE,
-        {**HEAD, "choices": [{"index": 0, "delta": None, "finish_reason": None}]},
-        said(content="In"),
-        STOP,
-        "[DONE]",
-    ],
-    "an event of another kind": [ROLE, {"type": "content.delta", "choices": []}, said(content="In"), STOP, "[DONE]"],
-    "an error in place of chunks": [DEAD, "[DONE]"],
-    "an error between chunks": [ROLE, said(content="In"), DEAD, "[DONE]"],
-    "an overflow between chunks": [
-        ROLE,
-        refusal("This model's maximum context length is 2048 tokens.", code=400),
-        "[DONE]",
-    ],
-    "an error that says nothing": [ROLE, said(content="In"), {"error": "boom"}, "[DONE]"],
-    "cut before the end": [ROLE, said(content="In"), "[DONE]"],
-    "cut before its first word": ["[DONE]"],
-    "ended without a word": [ROLE, said(content="In"), STOP, USAGE],
-    "no JSON": [ROLE, said(content="In"), "{not json", "[DONE]"],
-    "no chat event": [ROLE, said(content="In"), {"choices": [{"index": 0}]}, "[DONE]"],
-    "nothing": [],
-    "the connection breaks": [ROLE, said(content="In"), httpx2.ReadError("gone")],
-}
-REFUSALS = {
-    "too long": (400, refusal("This model's maximum context length is 2048 tokens.", code=400)),
-    "refused": (400, refusal("top_k must be -1 or at least 1.", code=400, param="top_k")),
-    "busy": (429, {"error": "queue"}),
-    "unknown": (404, refusal("no such model", code=404)),
-    "broken": (500, refusal("Traceback", code=500)),
-    "no JSON": (503, "text"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +118,59 @@ async def test_every_way_asks_the_engine_for_the_same(stages: dict[str, Stage], 
     assert asked["fast"] == asked["short"] == asked["sdk"]
 
 
+# --- conversations ---------------------------------------------------------------------------
+
+TIMES = re.compile(r"""[a-z_]+_at":[^,}]*""")
+
+
+async def remembered(stage: Stage, name: str, replies: Sequence[Any], route: str) -> tuple[list[Any], str, list[Any]]:
+    """Return every answer of a conversation, what is kept of it, and what the engine was asked."""
+    given = iter(replies)
+
+    def reply(_body: Any) -> Any:
+        if engine.urls[-1].endswith("/tokenize"):
+            return 200, {"count": 10, "max_model_len": 2048, "tokens": []}
+        return next(given)
+
+    engine = ScriptedEngine(reply)
+    answers: list[Any] = []
+    async with stage.client(engine) as client:
+        for turn, _ in enumerate(replies):
+            body = {
+                "input": {"messages": [{"role": "user", "content": f"Question {turn}"}]},
+                "config": {"configurable": {"session_id": name}},
+            }
+            response = await client.post(f"/{MODEL}/{route}", json=body)
+            answers.append((response.status_code, IDS.sub("ID", response.text)))
+        kept = await client.get(f"/sessions/{MODEL}/{name}/export")
+    return answers, TIMES.sub("TIME", IDS.sub("ID", kept.text)), engine.requests
+
+
+@pytest.mark.parametrize("name", CORPUS)
+async def test_every_way_keeps_the_same_conversation(stages: dict[str, Stage], name: str) -> None:
+    """Whole answers are kept, others are not, and the next question goes on from there."""
+    session = re.sub(r"\W", "-", name)
+    told = {
+        way: await remembered(stage, session, [Stream(CORPUS[name]), Stream(CORPUS["text"])], "stream")
+        for way, stage in stages.items()
+    }
+    assert told["fast"] == told["short"] == told["sdk"]
+    assert any(status == 200 for status, _ in told["fast"][0])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+async def test_every_way_keeps_whole_answers_alike(stages: dict[str, Stage], name: str) -> None:
+    """``invoke`` is part of a conversation too."""
+    session = "whole-" + re.sub(r"\W", "-", name)
+    choice = {"index": 0, "message": {"role": "assistant", **WHOLE[name]}, "logprobs": None, "finish_reason": "stop"}
+    body = {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE["usage"]}
+    told = {
+        way: await remembered(stage, session, [(200, body), (200, body)], "invoke") for way, stage in stages.items()
+    }
+    assert told["fast"] == told["short"] == told["sdk"]
+    assert told["fast"][0][1][0] == 200
+
+
 # --- what is recognised --------------------------------------------------------------------
 
 LLM: Any = ChatVLLM(model="m")
@@ -274,6 +211,15 @@ async def test_a_run_that_is_listened_to_is_langchains() -> None:
     assert await listened.prepare(value, {}) is None
     with collect_runs():
         assert await known.prepare(value, {}) is None
+
+
+@pytest.mark.parametrize("name", [name for name in ASKED if name != "out of range"])
+async def test_a_requests_options_stay_on_the_fast_path(name: str) -> None:
+    """LangChain binds them to the model; a binding is only arguments."""
+    llm: Any = ChatVLLM(model="m", engine=MemoryNetwork(ScriptedEngine(says())).connections())
+    known = recognise(PROMPT | configurable(llm))
+    assert known is not None
+    assert await known.prepare({"messages": [("user", "hi")]}, {"configurable": ASKED[name]}) is not None
 
 
 class Listener(BaseCallbackHandler):

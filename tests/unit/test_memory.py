@@ -13,6 +13,7 @@ import pytest
 
 from app.guard.owner import current_owner
 from app.server import create_app
+from tests.unit.memory_network import MemoryNetwork
 from tests.unit.scripted import (
     MODEL,
     Exchange,
@@ -87,7 +88,8 @@ def texts(body: Mapping[str, Any]) -> list[str]:
 @asynccontextmanager
 async def served(folder: Path, engine: ScriptedEngine, **entry: Any) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of an app whose conversations last as long as it does."""
-    app = create_app(told(folder, **entry), launcher=ScriptedLauncher(server()), connections=engine)
+    short = MemoryNetwork(engine).connections()
+    app = create_app(told(folder, **entry), launcher=ScriptedLauncher(server()), connections=engine, short=short)
     async with running(app), caller(app) as client:
         yield client
 

@@ -1,6 +1,7 @@
 """A relay between one answer of an engine and one client: slow clients, silent engines, early ends."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -30,7 +31,12 @@ class Upper:
 
     def close(self) -> bytes:
         """See ``Renderer``."""
+        self.ended = True
         return b" END"
+
+    def end(self) -> bytes:
+        """See ``Renderer``."""
+        return b" BYE"
 
 
 class Pieces(httpx2.AsyncByteStream):
@@ -52,7 +58,7 @@ class Pieces(httpx2.AsyncByteStream):
 
 
 class Client:
-    """An ASGI server's ``send`` whose client can be slow: it suspends then, as uvicorn's does."""
+    """A server's connection: it takes pieces at once, unless its client is slow; then ``send`` waits, as uvicorn's."""
 
     def __init__(self) -> None:
         self.got = b""
@@ -61,14 +67,20 @@ class Client:
         self.news = asyncio.Event()
         self.breaks = False
 
-    async def send(self, message: Any) -> None:
-        """See ASGI."""
+    def write(self, body: bytes) -> bool:
+        """See ``app/guard/client_connection.Write``."""
         if self.breaks:
             raise RuntimeError("the server gave up")
         if not self.reads.is_set():
-            await self.reads.wait()
-        self.got += message["body"]
+            return False
+        self.got += body
         self.news.set()
+        return True
+
+    async def send(self, message: Any) -> None:
+        """See ASGI."""
+        await self.reads.wait()
+        self.write(message["body"])
 
     async def until(self, text: bytes) -> None:
         """Wait until it got ``text``."""
@@ -83,7 +95,7 @@ async def begin(pieces: Pieces, *, ping: float = 600) -> tuple[Relay, Client, as
     network = MemoryNetwork(Engine(pieces))
     relay = Relay(await post(network.connections()), Upper(), ping=ping)
     client = Client()
-    return relay, client, asyncio.create_task(relay.run(client.send)), network
+    return relay, client, asyncio.create_task(relay.run(client.send, client.write)), network
 
 
 async def post(connections: Connections) -> Answer:
@@ -113,7 +125,7 @@ async def test_a_piece_is_sent_in_the_callback_it_came_in() -> None:
     await pieces.queue.put(b"three.")
     async with asyncio.timeout(SOON):
         await running
-    assert client.got == b"ONE TWO THREE."
+    assert client.got == b"ONE TWO THREE. BYE"
 
 
 async def test_a_slow_client_keeps_the_engine_waiting() -> None:
@@ -130,7 +142,7 @@ async def test_a_slow_client_keeps_the_engine_waiting() -> None:
     client.reads.set()
     async with asyncio.timeout(SOON):
         await running
-    assert client.got == b"ABCD."
+    assert client.got == b"ABCD. BYE"
     assert network.opened[0].readable
 
 
@@ -147,7 +159,7 @@ async def test_an_end_waits_for_a_slow_client() -> None:
     client.reads.set()
     async with asyncio.timeout(SOON):
         await running
-    assert client.got == b"AB."
+    assert client.got == b"AB. BYE"
 
 
 async def test_a_slow_client_that_leaves_is_let_go() -> None:
@@ -161,7 +173,7 @@ async def test_a_slow_client_that_leaves_is_let_go() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    relay.close()
+    await relay.aclose()
     async with asyncio.timeout(SOON):
         await pieces.closed.wait()
 
@@ -189,6 +201,70 @@ async def test_a_server_that_breaks_ends_the_stream() -> None:
         await asyncio.wait_for(running, SOON)
 
 
+async def test_a_server_without_the_short_way_gets_every_piece_too() -> None:
+    """A task sends them then, by ASGI's ``send`` alone."""
+    pieces = Pieces()
+    network = MemoryNetwork(Engine(pieces))
+    relay = Relay(await post(network.connections()), Upper(), ping=600)
+    client = Client()
+    running = asyncio.create_task(relay.run(client.send))
+    for piece in (b"a", b"b", b"c."):
+        await pieces.queue.put(piece)
+    await asyncio.wait_for(running, SOON)
+    assert client.got == b"ABC. BYE"
+
+
+async def test_a_stream_ends_after_its_answer_was_kept() -> None:
+    """Whoever sees the end may ask for what was kept."""
+    pieces, kept = Pieces(), asyncio.Event()
+    relay, client, running = await begin_kept(pieces, kept.wait)
+    await pieces.queue.put(b"a.")
+    await client.until(b"A.")
+    await asyncio.sleep(0)
+    assert client.got == b"A."
+    kept.set()
+    await asyncio.wait_for(running, SOON)
+    assert client.got == b"A. BYE"
+    await relay.aclose()
+
+
+async def test_an_answer_that_cannot_be_kept_is_an_error() -> None:
+    """In place of the end."""
+
+    async def fail() -> None:
+        raise ValueError("full")
+
+    pieces = Pieces()
+    _, client, running = await begin_kept(pieces, fail)
+    await pieces.queue.put(b"a.")
+    with pytest.raises(ValueError, match="full"):
+        await asyncio.wait_for(running, SOON)
+    assert client.got == b"A."
+
+
+async def test_a_client_that_leaves_while_its_answer_is_kept_waits_for_nothing() -> None:
+    """What is needed for the stream is let go when the keeping has ended."""
+    pieces, closed = Pieces(), asyncio.Event()
+    relay, client, running = await begin_kept(pieces, asyncio.Event().wait, closed.set)
+    await pieces.queue.put(b"a.")
+    await client.until(b"A.")
+    running.cancel()
+    await asyncio.wait([running])
+    assert not closed.is_set()
+    await asyncio.wait_for(relay.aclose(), SOON)
+    assert closed.is_set()
+
+
+async def begin_kept(pieces: Pieces, keep: Any, closed: Any = lambda: None) -> tuple[Relay, Client, asyncio.Task[None]]:
+    """Return a relay that keeps its answer."""
+    lifetime = contextlib.AsyncExitStack()
+    lifetime.callback(closed)
+    answer = await post(MemoryNetwork(Engine(pieces)).connections())
+    relay = Relay(answer, Upper(), ping=600, keep=keep, lifetime=lifetime)
+    client = Client()
+    return relay, client, asyncio.create_task(relay.run(client.send, client.write))
+
+
 async def test_an_answer_without_a_last_word_is_closed() -> None:
     """The renderer has the last word then."""
     pieces = Pieces()
@@ -196,7 +272,7 @@ async def test_an_answer_without_a_last_word_is_closed() -> None:
     await pieces.queue.put(b"a")
     await pieces.queue.put(None)
     await asyncio.wait_for(running, SOON)
-    assert client.got == b"A END"
+    assert client.got == b"A END BYE"
 
 
 async def test_silence_is_filled_with_comments() -> None:
@@ -206,7 +282,7 @@ async def test_silence_is_filled_with_comments() -> None:
     await client.until(b": ping\r\n\r\n: ping\r\n\r\n")
     await pieces.queue.put(b"a.")
     await asyncio.wait_for(running, SOON)
-    assert client.got.endswith(b"A.")
+    assert client.got.endswith(b"A. BYE")
 
 
 async def test_what_came_before_the_client_is_not_lost() -> None:
@@ -220,7 +296,7 @@ async def test_what_came_before_the_client_is_not_lost() -> None:
     await pieces.queue.put(b"b.")
     client = Client()
     await asyncio.wait_for(relay.run(client.send), SOON)
-    assert client.got == b"AB."
+    assert client.got == b"AB. BYE"
 
 
 async def test_an_error_before_any_output_is_raised_while_holding() -> None:
@@ -232,6 +308,16 @@ async def test_an_error_before_any_output_is_raised_while_holding() -> None:
     network.opened[0].abort()
     with pytest.raises(Exception, match="ended in the middle"):
         await relay.hold(SOON)
+
+
+async def test_a_connection_is_readable_again_after_its_last_piece_had_to_wait() -> None:
+    """The end of the answer may come in the same read as the piece that made the engine wait."""
+    network = MemoryNetwork(Engine(Pieces()))
+    got = await post(network.connections())
+    got.push(lambda _: got.pause(), lambda _: None)
+    network.opened[0].deliver(b"Paris.", last=True)
+    assert network.opened[0].readable
+    network.opened[0].abort()
 
 
 # --- connections -----------------------------------------------------------------------------

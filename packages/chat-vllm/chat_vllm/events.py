@@ -36,9 +36,15 @@ class EventSplitter:
         Raises:
             ValueError: An event has no end.
         """
-        if not self._rest and not self._data and piece[:6] == b"data: " and piece[-2:] == b"\n\n":
+        if (
+            piece[:6] == b"data: "
+            and piece[-2:] == b"\n\n"
+            and not self._rest
+            and not self._data
+            and b"\r" not in piece
+        ):
             events = piece[6:-2].split(b"\n\ndata: ")  # as vLLM writes them: whole, one line each
-            if not any(b"\n" in event or b"\r" in event for event in events):
+            if piece.count(b"\n") == 2 * len(events):
                 return events
         return self._by_line(piece)
 
