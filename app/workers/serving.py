@@ -22,7 +22,7 @@ KILLED_AFTER = 1.0
 
 def serve(settings: Settings, common: Common, registry: Registry) -> int:
     """Serve with several workers until told to stop; returns the exit status, below zero for a signal."""
-    import_packages(registry)
+    import_ahead(settings, registry)
     gc.collect()
     gc.enable()
     gc.freeze()  # what is there now is shared: a collector that looked at it would write to it
@@ -36,14 +36,16 @@ def serve(settings: Settings, common: Common, registry: Registry) -> int:
     return workers.run()
 
 
-def import_packages(registry: Registry) -> None:
-    """Import the chains' packages, for all workers at once; a worker tells what is wrong with one."""
-    for spec in registry.models:
-        if spec.chain is not None:
-            try:
-                importlib.import_module(spec.chain.package)
-            except Exception:  # noqa: BLE001, S112 -- see above
-                continue
+def import_ahead(settings: Settings, registry: Registry) -> None:
+    """Import for all workers at once what each would at its start; a worker tells what is wrong with a package."""
+    modules = {spec.chain.package for spec in registry.models if spec.chain is not None}
+    if settings.grpc_port:
+        modules.add("app.grpc.server")
+    for module in sorted(modules):
+        try:
+            importlib.import_module(module)
+        except Exception:  # noqa: BLE001, S112 -- see above
+            continue
 
 
 def live(settings: Settings, common: Common, number: int) -> None:

@@ -171,7 +171,7 @@ async def test_a_killed_worker_takes_only_its_own_streams_with_it(app: App) -> N
         assert first not in living_now
         (new,) = set(living_now) - {second}
         async with session_of(app, new) as session:
-            assert await measured(session, "active_streams") == 1
+            await eventually(lambda: measured(session, "active_streams"), lambda seen: seen == 1, within=DEADLINE)
             async with session.get("/ready") as answer:
                 assert answer.status in {200, 503}  # it may still be told which models are ready
         await going.content.readuntil(b"word")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.guard.audit import AuditLog
+from app.guard.audit import FILES, TOGETHER, AuditLog
 from app.guard.call import Call
 from app.server import create_app, open_sessions
 from app.settings import Limits, Settings
@@ -55,8 +55,8 @@ def test_workers_together_send_an_engine_no_more_than_it_takes(tmp_path: Path) -
 
 def test_workers_write_one_audit_log(tmp_path: Path) -> None:
     """Whoever turns the full file over, no line is lost, torn or written to a file that has gone."""
-    path, lines = tmp_path / "logs" / "audit.jsonl", 400
-    logs = [AuditLog(path, file_bytes=100_000) for _ in range(3)]
+    path, lines, most = tmp_path / "logs" / "audit.jsonl", 400, 150_000
+    logs = [AuditLog(path, file_bytes=most) for _ in range(3)]
     for number in range(lines):
         for worker, log in enumerate(logs):
             call = Call(f"{worker}-{number}", "openai", "/v1/chat/completions")
@@ -64,11 +64,32 @@ def test_workers_write_one_audit_log(tmp_path: Path) -> None:
     for log in logs:
         log.close()
     files = sorted(path.parent.glob("audit.jsonl*"))
-    assert len(files) in range(4, 7)
-    assert all(file.stat().st_size <= 100_000 + 3 * 1000 for file in files)
+    assert 2 <= len(files) <= FILES
+    at_once = 400 * (TOGETHER + 1)
+    assert all(file.stat().st_size <= most + 2 * at_once for file in files)  # the others may have looked before
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     written = [json.loads(line)["request_id"] for file in files for line in file.read_text().splitlines()]
     assert sorted(written) == sorted(f"{worker}-{number}" for worker in range(3) for number in range(lines))
+
+
+def test_a_worker_follows_the_audit_log_that_another_has_turned_over(tmp_path: Path) -> None:
+    """It writes to the file that has the name now, and turns over no second one because its own was full."""
+    path = tmp_path / "audit.jsonl"
+    one, other = (AuditLog(path, file_bytes=1000) for _ in range(2))
+    one._emit(["a" * 300])
+    other._emit(["b" * 300])
+    one._emit(["c" * 500])  # one too much
+    other._emit(["d" * 100])
+    turned = path.with_name("audit.jsonl.1")
+    assert turned.read_text().split() == ["a" * 300, "b" * 300]
+    assert path.read_text().split() == ["c" * 500, "d" * 100]
+    one._emit(["e" * 500])
+    other._file.doRollover()  # found full before the line above turned it over
+    other._emit(["f" * 100])
+    assert turned.read_text().split() == ["c" * 500, "d" * 100]
+    assert path.read_text().split() == ["e" * 500, "f" * 100]
+    one.close()
+    other.close()
 
 
 async def test_workers_without_a_database_remember_together(tmp_path: Path) -> None:
