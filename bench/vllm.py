@@ -45,14 +45,14 @@ READY_WITHIN = 900.0
 """Seconds; most of them only where the engine has to be installed first."""
 PROMPT = 32
 """Tokens of a question, at random; the chain's own prompt comes before them."""
-BEGIN, END = "<!-- bench-vllm: begin -->", "<!-- bench-vllm: end -->"
+MARKS = ("<!-- bench-vllm: begin -->", "<!-- bench-vllm: end -->")
 
 OF_RATIOS = """
 SmolLM2-135M by vLLM's own `vllm bench serve`: {tokens} tokens an answer, two answers a stream (four at least), {runs}
 runs each way, there and back. Ratio: tokens/s through the app by those of the engine alone, with the range of all pairs
-of runs; "direct against itself" is by how much runs of the same thing differ. Engine, app and `vllm bench serve` share
-this machine's {cores} cores: what the app takes of them, an engine that computes on them lacks. One fixed piece of work
-took {work} ms; the load was {load} at the end.
+of runs; "direct against itself" is by how much runs of the same thing differ. The engine computes prompts of
+the same length every way. Engine, app and `vllm bench serve` share this machine's {cores} cores: what the app takes of
+them, an engine that computes on them lacks. One fixed piece of work took {work} ms; the load was {load} at the end.
 """
 OF_PIPELINE = """
 The pipeline (`bench/servers/transformers_pipeline.py`) is transformers' `text-generation` behind FastAPI, with the same
@@ -98,6 +98,8 @@ class Load:
     streams: int
     requests: int
     tokens: int
+    seed: int
+    """Of the questions: another one each run, or one run would find in vLLM's cache what another one has asked."""
 
 
 # --- the product -----------------------------------------------------------------------------
@@ -160,11 +162,16 @@ async def run_place(asked: argparse.Namespace) -> AsyncGenerator[Place]:
 
 
 def models_of(engine: str | None) -> dict[str, Any]:
-    """Return a list of models with one entry: the one of this checkout's, or one in front of a running engine."""
+    """Return a list of models with one entry: the one of this checkout's, or one in front of a running engine.
+
+    Its chain has the package's own system prompt, which is the one that the model's template adds where there is none:
+    so the engine computes the same, whichever way it is asked.
+    """
     if engine:
         return json.loads(json.dumps(MODELS).replace("{engine}", engine.rstrip("/")))
     listed = json.loads((ROOT / "models.json").read_text())["models"]
-    return {"models": [entry for entry in listed if entry["id"] == MODEL]}
+    entry = next(entry for entry in listed if entry["id"] == MODEL)
+    return {"models": [{**entry, "chain": {"package": entry["chain"]["package"]}}]}
 
 
 def ask_launcher(run_folder: str) -> dict[str, Any]:
@@ -213,14 +220,14 @@ class Serving:
 
 
 def arguments_of(place: Place, way: Way, load: Load, result: Path) -> list[str]:
-    """Return the command line of one run; with one seed, so the questions are the same every way."""
+    """Return the command line of one run."""
     base = place.engine if way == "direct" else f"http://127.0.0.1:{place.app}"
     model = {"direct": place.name, "chain": MODEL, "raw": f"{MODEL}:raw"}[way]
     return [
         *("--backend", "openai-chat", "--base-url", base, "--endpoint", "/v1/chat/completions"),
         *("--model", model, "--tokenizer", place.weights, "--temperature", "0"),
         *("--dataset-name", "random", "--random-input-len", str(PROMPT), "--random-output-len", str(load.tokens)),
-        *("--num-prompts", str(load.requests), "--max-concurrency", str(load.streams), "--seed", str(load.streams)),
+        *("--num-prompts", str(load.requests), "--max-concurrency", str(load.streams), "--seed", str(load.seed)),
         *("--ready-check-timeout-sec", "0", "--disable-tqdm", "--save-result"),
         *("--result-dir", str(result.parent), "--result-filename", result.name),
     ]
@@ -253,10 +260,10 @@ async def compare(place: Place, wanted: Wanted) -> tuple[Compared, dict[int, int
     memory: dict[int, int] = {}
     async with run_serving(place) as serving:
         for way in WAYS:  # the first requests of each pay for what is made once
-            await serving.run(way, Load(2, 2, 8))
+            await serving.run(way, Load(2, 2, 8, seed=0))
         for count, ways in compared.items():
-            load = Load(count, max(4, 2 * count), wanted.tokens)
-            for way in order(wanted.rounds):
+            for turn, way in enumerate(order(wanted.rounds)):
+                load = Load(count, max(4, 2 * count), wanted.tokens, seed=count * 1000 + turn)
                 meter = Meter(place.app_pids)
                 with meter.running():
                     result = await serving.run(way, load)
@@ -317,7 +324,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vllm.md").write_text(text)
     if asked.write:
-        put_into(ROOT / "docs" / "performance.md", text, (BEGIN, END))
+        put_into(ROOT / "docs" / "performance.md", text, MARKS)
 
 
 if __name__ == "__main__":

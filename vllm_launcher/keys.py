@@ -11,16 +11,18 @@ import json
 import os
 import re
 import secrets
-import sqlite3
 import time
 from collections.abc import Generator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_launcher.errors import LauncherError
+
+if TYPE_CHECKING:
+    import sqlite3
 
 PREFIX = "lsv"
 """Scanners for leaked secrets find keys by it."""
@@ -199,8 +201,10 @@ def _key(row: tuple[str, str, float | None, str]) -> Key:
     return Key(id=identity, revoked=revoked, **json.loads(told))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> "sqlite3.Connection":
     """Open the file, made with mode 0600 first: SQLite gives its side files the same."""
+    import sqlite3  # noqa: PLC0415 -- a megabyte, for services with keys
+
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     path.chmod(0o600)

@@ -10,16 +10,18 @@ import contextlib
 import logging
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from app.errors import OverLimit
 from vllm_launcher.keys import Key
+
+if TYPE_CHECKING:
+    import sqlite3
 
 FILE_NAME = "limits.sqlite"
 HEARTBEAT = 5.0
@@ -116,7 +118,7 @@ class KeyLimits:
             if lease is not None:
                 db.execute("DELETE FROM leases WHERE id = ?", (lease,))
 
-    def _check_streams(self, db: sqlite3.Connection, key: Key, now: float) -> None:
+    def _check_streams(self, db: "sqlite3.Connection", key: Key, now: float) -> None:
         if key.streams is None:
             return
         query = "SELECT count(*) FROM leases JOIN workers ON worker = workers.id WHERE key = ? AND seen > ?"
@@ -124,7 +126,7 @@ class KeyLimits:
         if held >= key.streams:
             raise OverLimit(f"This key may have {key.streams} requests under way at once.", retry_after=1)
 
-    def _level(self, db: sqlite3.Connection, key: Key, kind: str, limit: int | None, now: float) -> float:
+    def _level(self, db: "sqlite3.Connection", key: Key, kind: str, limit: int | None, now: float) -> float:
         """What a bucket holds now."""
         if limit is None:
             return 0.0
@@ -132,12 +134,12 @@ class KeyLimits:
         level, at = row or (limit, now)
         return min(limit, level + max(0.0, now - at) * limit / 60)
 
-    def _set(self, db: sqlite3.Connection, key: Key, kind: str, level: float, now: float) -> None:
+    def _set(self, db: "sqlite3.Connection", key: Key, kind: str, level: float, now: float) -> None:
         limit = key.requests_per_minute if kind == "requests" else key.tokens_per_minute
         if limit is not None:
             db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?, ?)", (key.id, kind, level, now))
 
-    def _greet(self, db: sqlite3.Connection, now: float) -> None:
+    def _greet(self, db: "sqlite3.Connection", now: float) -> None:
         """Be heard of, and sweep what others left behind."""
         db.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", (self._worker, now))
         db.execute("DELETE FROM workers WHERE seen <= ?", (now - SILENCE,))
@@ -157,7 +159,7 @@ class KeyLimits:
         self._db = None
 
     @contextlib.contextmanager
-    def _transaction(self) -> Generator[sqlite3.Connection]:
+    def _transaction(self) -> "Generator[sqlite3.Connection]":
         """All or nothing, and nobody else in between."""
         db = self._db = self._db or _connect(self._path)
         db.execute("BEGIN IMMEDIATE")
@@ -174,6 +176,8 @@ class KeyLimits:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def _beat(self) -> None:
+        import sqlite3  # noqa: PLC0415 -- a megabyte, for services with keys
+
         while True:
             try:
                 await self._do(self._tell_alive)
@@ -188,8 +192,10 @@ def _check(what: str, limit: int | None, level: float, needed: float) -> None:
         raise OverLimit(f"This key may use {limit} {what} a minute.", retry_after=wait)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> "sqlite3.Connection":
     """Open the file. What it holds is worth nothing after a crash of the machine, so nobody waits for the disk."""
+    import sqlite3  # noqa: PLC0415 -- see above
+
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, timeout=10, isolation_level=None)

@@ -83,9 +83,9 @@ def test_every_way_is_asked_there_and_back() -> None:
     ],
 )
 def test_each_way_asks_the_same_of_another_place(way: Way, base: str, model: str) -> None:
-    """The questions are made from one seed, so every way gets the same."""
+    """As many streams and tokens, whichever way."""
     place = Place(8000, [], "http://127.0.0.1:9000", "served", "python", "/weights", None)
-    made = arguments_of(place, way, Load(8, 16, 32), Path("/tmp/result.json"))  # noqa: S108 -- nothing is written
+    made = arguments_of(place, way, Load(8, 16, 32, seed=8001), Path("/tmp/result.json"))  # noqa: S108 -- nothing is written
     told = dict(itertools.pairwise(made))
     assert (told["--base-url"], told["--model"]) == (base, model)
     assert (told["--num-prompts"], told["--max-concurrency"], told["--random-output-len"]) == ("16", "8", "32")
@@ -95,5 +95,6 @@ def test_alone_it_starts_the_model_of_the_checkout() -> None:
     """And in front of a running engine a chain with no server of its own."""
     own = models_of(None)["models"]
     assert [(entry["id"], entry["engine"]) for entry in own] == [("smollm2", {"type": "vllm"})]
+    assert own[0]["chain"] == {"package": "smollm2_chat"}, "its system prompt is the template's own"
     other = models_of("http://127.0.0.1:9000/")["models"]
     assert other[0]["engine"] == {"type": "external", "url": "http://127.0.0.1:9000/v1"}

@@ -30,6 +30,7 @@ MODELS = {
 UNUSED = {
     "sqlalchemy": "conversations are kept from the first session_id on; 20 MiB",
     "aiosqlite": "likewise",
+    "sqlite3": "services that ask for keys, and conversations",
     "asyncpg": "conversations in PostgreSQL",
     "grpc": "where a port is given for it; with protobuf 11 MiB",
     "google.protobuf": "gRPC alone",
