@@ -9,9 +9,9 @@ UV     := .venv/bin/uv
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
 
-serve: env ## everything: environments, engine, model, servers, app (PORT=8000 GRPC_PORT=8001 HOST=127.0.0.1)
+serve: env ## everything: environments, engine, model, servers, app (PORT=8000 GRPC_PORT=8001 HOST=127.0.0.1 WORKERS=1)
 	@exec $(RUN) -m vllm_launcher up --exit-with-parent $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
-		--grpc-port $(or $(GRPC_PORT),$(shell expr $(or $(PORT),8000) + 1))
+		--grpc-port $(or $(GRPC_PORT),$(shell expr $(or $(PORT),8000) + 1)) $(if $(WORKERS),--workers $(WORKERS))
 
 test: dev lint types ## all tests, against the real engine and unmodified clients
 	@$(RUN) -m vllm_launcher fetch --exit-with-parent

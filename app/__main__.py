@@ -1,25 +1,23 @@
 """Run the app: ``python -m app``, with everything it needs in its environment (see ``app/settings.py``)."""
 
-import errno
 import gc
+import os
+import signal
 import socket
 import sys
 import warnings
-from typing import NoReturn
 
 from pydantic import ValidationError
 
 from app.guard.certificate import read_pair
 from app.settings import Settings
+from app.shutdown import give_up
+from app.workers.sockets import listen, open_common
 from vllm_launcher.keys import MAKE_ONE, NO_KEYS, KeyStore
 
 
 class NoKeysError(Exception):
     """Nobody could get in."""
-
-
-CANNOT_START = 3
-"""Exit status: the port is taken or something it was told is wrong. Starting it again changes nothing."""
 
 
 def main() -> None:
@@ -38,8 +36,13 @@ def main() -> None:
             read_pair(*settings.grpc_files)
     except (ValidationError, OSError, NoKeysError) as error:
         give_up(error)
+    serve = serve_alone if settings.workers == 1 else serve_together
+    serve(settings, listener)
 
-    from app.chains import ChainError  # noqa: PLC0415 -- see above
+
+def serve_alone(settings: Settings, listener: socket.socket) -> None:
+    """Serve in this process."""
+    from app.chains import ChainError  # noqa: PLC0415 -- see main
     from app.memory.store import StoreError  # noqa: PLC0415
     from app.server import create_app  # noqa: PLC0415
     from app.web_server import run  # noqa: PLC0415
@@ -52,6 +55,23 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what is there now stays: to look it through again and again costs more than most requests
     run(app, settings, listener)
+
+
+def serve_together(settings: Settings, listener: socket.socket) -> None:
+    """Serve with several processes, of which this one is the parent."""
+    from vllm_launcher.registry import RegistryError, load_registry  # noqa: PLC0415 -- see main
+
+    try:
+        with open_common(settings, listener) as common:
+            from app.workers.serving import serve  # noqa: PLC0415
+
+            status = serve(settings, common, load_registry(settings.models))
+    except (RegistryError, OSError) as error:
+        give_up(error)
+    if status >= 0:
+        sys.exit(status)
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)  # as whoever sent it expects of a process that ends by it
 
 
 def check_keys(settings: Settings) -> None:
@@ -67,23 +87,6 @@ def check_keys(settings: Settings) -> None:
     with KeyStore.opened(settings.keys) as store:
         if not store.any_active():
             raise NoKeysError(f"{NO_KEYS.format(host=settings.host)} {MAKE_ONE}")
-
-
-def give_up(error: Exception) -> NoReturn:
-    """Say in words why it cannot start, and end."""
-    print(f"The app cannot start: {error}", file=sys.stderr)  # noqa: T201
-    sys.exit(CANNOT_START)
-
-
-def listen(host: str, port: int, named: str = "PORT") -> socket.socket:
-    """Return a listening socket; an address that cannot be had is told in words, with the setting it is named by."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise OSError(f"port {port} of {host} is taken; choose another with LANGSERVE_VLLM_{named}.") from error
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from app.chains import (
     open_short_connections,
 )
 from app.documents import routes as documents
+from app.documents.leader import Elsewhere, answer_others, leader_of, store_for
 from app.documents.library import Library
 from app.documents.queue import IngestQueue
 from app.documents.spool import Spool
@@ -50,6 +51,7 @@ from app.tools.fetch import Fetcher, fetch_tool
 from app.tools.search import search_tool
 from app.tools.toolbox import Included, limits_of, tool_calling_of, toolbox_of
 from app.web import home, pictures, playground
+from app.workers.worker import ALONE, Worker
 from vllm_launcher import __version__
 from vllm_launcher.control_client import ControlClient
 from vllm_launcher.registry import ModelSpec, Registry, RegistryError, load_registry
@@ -70,6 +72,7 @@ def create_app(
     launcher: Launcher | None = None,
     connections: httpx2.AsyncBaseTransport | None = None,
     short: Connections | None = None,
+    worker: Worker = ALONE,
 ) -> FastAPI:
     """Return the app.
 
@@ -78,6 +81,7 @@ def create_app(
         launcher: Tells which servers are ready; by default the one at ``settings.control``.
         connections: To the engines; by default real ones.
         short: The short way to them; by default a real one, where ``connections`` is not given.
+        worker: Which of several processes this is; ``settings`` are its share.
 
     Raises:
         RegistryError: ``models.json`` is wrong.
@@ -88,10 +92,10 @@ def create_app(
     shutdown = Shutdown(settings.drain)
     limits = settings.limits
     table = ServerTable(launcher or connect_launcher(settings), (), waiting=(limits.waiting, limits.waiting_in_all))
-    guarding = create_guarding(settings, table)
+    guarding = create_guarding(settings, table, worker)
     gallery = Gallery(settings.pictures_dir, settings.pictures_seconds, settings.pictures_bytes)
     images = ImageCheck(limits, ImageFetcher(AllowList(settings.image_hosts)))
-    store = open_sessions(settings)
+    store = open_sessions(settings, worker)
     if connections is None and short is None:
         short = open_short_connections(settings)
     access = EngineAccess(
@@ -107,22 +111,27 @@ def create_app(
         shadows=Shadows(limits.shadows, settings.engine_silence, guarding.migration_meter()),
         memory=Remembering(TurnTaking(store, settings.sessions_wait), settings.sessions_ttl),
     )
-    library = Library(settings, access)
+    leader = leader_of(worker)
+    library = Library(settings, access, store_for(settings, leader))
     queue = IngestQueue(Spool(settings.data / "ingest"), library.ingest, settings.documents)
     works: Works = {
         "follow the launcher": table.follow,
-        "sweep sessions": partial(sessions.sweep, store),
-        "ingest documents": queue.run,
-        **({"rehearse prompts": Rehearsals(access, lambda: served.rehearsed).run} if settings.rehearse else {}),
+        **({"sweep sessions": partial(sessions.sweep, store), "ingest documents": queue.run} if worker.leads else {}),
+        **(
+            {"rehearse prompts": Rehearsals(access, lambda: served.rehearsed).run}
+            if settings.rehearse and worker.leads
+            else {}
+        ),
     }
     app = FastAPI(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
-        lifespan=lambda _app: run_in_background(
+        lifespan=lambda app_: run_in_background(
             works,
             guarding,
-            serve_grpc(settings, services),
+            serve_grpc(settings, services, together=not worker.is_alone),
+            answer_others(app_, library.store, settings, worker),
             (store.close, library.store.aclose, access.aclose),
         ),
     )
@@ -136,6 +145,8 @@ def create_app(
     app.include_router(sessions.create_router(store))
     app.include_router(documents.create_router(library, queue, settings, shutdown))
     guarding.install(app, table, access.connections)
+    if leader is not None:
+        app.add_middleware(Elsewhere, leader=leader, shutdown=shutdown)
     served = Served(app, settings, access, shutdown, catalogue=catalogue, library=library)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
@@ -266,14 +277,17 @@ class Served:
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
-def open_sessions(settings: Settings) -> SessionStore:
+def open_sessions(settings: Settings, worker: Worker = ALONE) -> SessionStore:
     """Return the store of conversations; it opens nothing before it is needed.
+
+    Where none is named they last as long as the app; several workers keep them in their folder until then.
 
     Raises:
         StoreError: Its address cannot be used.
     """
     limits = settings.limits
-    address = settings.sessions_url.get_secret_value() if settings.sessions_url else None
+    shared = f"sqlite:///{worker.folder / 'sessions.db'}" if worker.folder else None
+    address = settings.sessions_url.get_secret_value() if settings.sessions_url else shared
     return open_store(address, Bounds(limits.session_bytes, limits.sessions))
 
 
@@ -286,12 +300,16 @@ def connect_launcher(settings: Settings) -> Launcher | None:
 
 @contextlib.asynccontextmanager
 async def run_in_background(
-    works: Works, guarding: Guarding, grpc_server: AbstractAsyncContextManager[Any], closers: Closers
+    works: Works,
+    guarding: Guarding,
+    grpc_server: AbstractAsyncContextManager[Any],
+    others: AbstractAsyncContextManager[None],
+    closers: Closers,
 ) -> AsyncGenerator[None]:
     """Run what has to go on while the app does, gRPC among it, and close what is open after it."""
     tasks = [asyncio.create_task(work(), name=name) for name, work in works.items()]
     try:
-        async with guarding.running(), grpc_server:
+        async with guarding.running(), grpc_server, others:
             yield
     finally:
         for task in tasks:

@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     access_log: bool = False
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that serve together on the port, each on a core of its own at most."""
     grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Where gRPC is served, on the same host. Off if not set, or 0."""
     grpc_certificate: Path | None = None
@@ -266,6 +268,11 @@ def wants_telemetry() -> bool:
     told = os.environ  # noqa: TID251 -- this is the module that may
     named = any(told.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT") for part in ("", "TRACES_", "METRICS_"))
     return named and told.get("OTEL_SDK_DISABLED", "").lower() != "true"
+
+
+def name_metrics_folder(folder: str) -> None:
+    """Tell prometheus_client where several workers count, in the one way it knows: its own variable."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # noqa: TID251 -- this is the module that may
 
 
 def read_secret(name: str) -> str | None:

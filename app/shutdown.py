@@ -6,7 +6,12 @@ Two moments. ``begin``: the process was told to stop; nothing new starts, endles
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Callable, Generator
+from typing import NoReturn
+
+CANNOT_START = 3
+"""Exit status: the port is taken or something it was told is wrong. Starting it again changes nothing."""
 
 
 class Shutdown:
@@ -50,6 +55,12 @@ class Shutdown:
     def on_deadline(self, listener: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
         """Call ``listener`` at the deadline while the block runs; at once if it is past."""
         return _listening(self._at_deadline, listener, now=self._over)
+
+
+def give_up(error: Exception) -> NoReturn:
+    """Say in words why the app cannot start, and end."""
+    print(f"The app cannot start: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
+    sys.exit(CANNOT_START)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,7 @@ def known() -> dict[str, Peer]:
         "general": general,
         **by_protocol(ours, "", "ours"),
         **by_protocol(general, "general-", "general"),
+        "workers": replace(ours, name="this project, 2 workers", command=(*up, "--workers", "2")),
         "traced": replace(ours, name="this project, OpenTelemetry on", environment=traced),
         "langserve": Peer(
             "plain LangServe (prompt, ChatOpenAI, parser)",

@@ -70,6 +70,12 @@ def up(  # noqa: PLR0913 - options
     host: Annotated[str, typer.Option(help="Address of the app.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the app.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the app's gRPC; 0: none.")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Processes of the app that serve together; 1 if not set.", show_default=False
+        ),
+    ] = None,
     app: Annotated[bool, typer.Option(help="Start the app in front of the servers.")] = True,
     tls_cert: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A certificate chain (PEM): the app speaks HTTPS.")
@@ -87,7 +93,7 @@ def up(  # noqa: PLR0913 - options
         raise typer.BadParameter("--tls-cert and --tls-key come together")
     hardware = detect()
     project = read_models(models, hardware)
-    address = Address(host, port, tls_cert, tls_key, grpc_port=grpc_port or None) if app else None
+    address = Address(host, port, tls_cert, tls_key, grpc_port=grpc_port or None, workers=workers) if app else None
     follow = print_each if as_json else None
     run(serve_project(project, settings(), hardware=hardware, address=address, console=out, follow=follow))
 

@@ -53,6 +53,8 @@ class Address:
     tls_key: Path | None = None
     grpc_port: int | None = None
     """Where it serves gRPC; None: nowhere."""
+    workers: int | None = None
+    """Processes that serve there; None: as the app's own settings say."""
 
     @property
     def ports(self) -> list[int]:
@@ -70,6 +72,7 @@ class Address:
         """As the app reads it."""
         told = {"HOST": self.host, "PORT": str(self.port)}
         told |= {"GRPC_PORT": str(self.grpc_port)} if self.grpc_port else {}
+        told |= {"WORKERS": str(self.workers)} if self.workers else {}
         files = {"TLS_CERT": self.tls_cert, "TLS_KEY": self.tls_key}
         told |= {name: str(path.absolute()) for name, path in files.items() if path}
         return {f"{PREFIX}{name}": value for name, value in told.items()}

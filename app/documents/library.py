@@ -24,19 +24,25 @@ def link(collection: str, found: Found) -> str:
     return f"/documents/{quote(collection)}/{found.document}#p{found.passage.place.index}"
 
 
+def store_of(settings: Settings) -> PassageStore:
+    """Return the store that the settings name; it is opened when first needed."""
+    documents = settings.documents
+    key = documents.store_key.get_secret_value() if documents.store_key else None
+    return PassageStore(Where(documents.store or str(settings.data / "documents"), key))
+
+
 class Library:
     """The store, and how to read and write it.
 
     Args:
-        settings: Where it is, and what one document may take.
+        settings: What one document may take.
         access: The way to the embedding model.
+        store: Closed by whoever made the library.
     """
 
-    def __init__(self, settings: Settings, access: EngineAccess) -> None:
-        documents = settings.documents
-        key = documents.store_key.get_secret_value() if documents.store_key else None
-        self.store = PassageStore(Where(documents.store or str(settings.data / "documents"), key))
-        self._documents = documents
+    def __init__(self, settings: Settings, access: EngineAccess, store: PassageStore) -> None:
+        self.store = store
+        self._documents = settings.documents
         self._access = access
         self._embedding: ModelSpec | None = None
         self._chains: dict[str, set[str]] = {}

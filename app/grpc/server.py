@@ -59,8 +59,12 @@ class GrpcServices:
 
 
 @contextlib.asynccontextmanager
-async def serve_grpc(settings: Settings, services: GrpcServices) -> AsyncGenerator[int | None]:
+async def serve_grpc(
+    settings: Settings, services: GrpcServices, *, together: bool = False
+) -> AsyncGenerator[int | None]:
     """Serve while the block runs; gives the port, or None where gRPC is off.
+
+    Several workers listen ``together``: the kernel gives each connection to one of them.
 
     Raises:
         OSError: Its certificate cannot be used.
@@ -70,7 +74,8 @@ async def serve_grpc(settings: Settings, services: GrpcServices) -> AsyncGenerat
         yield None
         return
     server = grpc.aio.server(
-        options=_options(settings), maximum_concurrent_rpcs=settings.engine_connections + settings.limits.waiting_in_all
+        options=_options(settings, together=together),
+        maximum_concurrent_rpcs=settings.engine_connections + settings.limits.waiting_in_all,
     )
     calls = Calls(services.admit, services.shutdown, kserve_grpc.OPEN_METHODS)
     served = services.all()
@@ -91,13 +96,13 @@ async def serve_grpc(settings: Settings, services: GrpcServices) -> AsyncGenerat
         await server.stop(settings.drain + LAST_WORDS)
 
 
-def _options(settings: Settings) -> list[tuple[str, Any]]:
+def _options(settings: Settings, *, together: bool) -> list[tuple[str, Any]]:
     most = settings.limits.body_bytes + FRAME
     return [
         ("grpc.max_receive_message_length", most),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(together)),
         ("grpc.max_connection_idle_ms", IDLE),
         ("grpc.http2.min_ping_interval_without_data_ms", PINGS),
         ("grpc.keepalive_permit_without_calls", 1),

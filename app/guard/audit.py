@@ -4,13 +4,15 @@ Who (the key's id and name), which model, by which protocol, how many tokens, ho
 left out. Lines are written by a thread of the log's own; the file is readable by its owner alone and bounded in size.
 """
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -38,12 +40,13 @@ class AuditLog:
     """The log in a file.
 
     Args:
-        path: Its file; the ones before are beside it, with numbers.
+        path: Its file; the ones before are beside it, with numbers. Several workers may write to it.
+        file_bytes: What one of them may hold.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file_bytes: int = FILE_BYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _PrivateFile(path, maxBytes=FILE_BYTES, backupCount=FILES, encoding="utf-8", delay=True)
+        self._file = _PrivateFile(path, maxBytes=file_bytes, backupCount=FILES, encoding="utf-8", delay=True)
         self._lines: queue.Queue[str | None] = queue.Queue(WAITING)
         self._dropped = 0
         self._closing = threading.Event()
@@ -89,6 +92,53 @@ class AuditLog:
 
 
 class _PrivateFile(RotatingFileHandler):
+    """A file that several workers append to. One of them turns it over when it is full; the others follow."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write lines to the file that has the name now, by one call: no other worker's come between."""
+        try:
+            stream: Any = self.stream
+            if stream is not None and not self._is_current():
+                self._let_go()
+            if self.shouldRollover(record):
+                self.doRollover()
+            stream = self.stream = self.stream or self._open()
+            os.write(stream.fileno(), f"{self.format(record)}\n".encode())
+        except OSError:
+            self.handleError(record)
+
+    def doRollover(self) -> None:  # noqa: N802 -- logging's name
+        """Turn the file over, unless another worker just has."""
+        with self._alone():
+            if self._is_current():
+                super().doRollover()
+            else:
+                self._let_go()
+                self.stream = self._open()
+
+    def _is_current(self) -> bool:
+        """Whether the open file still has the name."""
+        stream: Any = self.stream
+        try:
+            return os.path.samestat(os.fstat(stream.fileno()), Path(self.baseFilename).stat())
+        except FileNotFoundError:
+            return False
+
+    def _let_go(self) -> None:
+        stream: Any = self.stream
+        self.stream = None  # opened again when needed
+        stream.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Generator[None]:
+        """Hold the folder, as the other workers do who want to turn the file over."""
+        folder = os.open(Path(self.baseFilename).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
     def _open(self) -> Any:
         os.close(os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
         return super()._open()

@@ -25,6 +25,7 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.migration_metrics import MigrationMetrics
 from app.web import login
 from app.web.assets import links, templates
+from app.workers.worker import ALONE, Worker
 from vllm_launcher.keys import KeyStore
 from vllm_launcher.registry import ModelSpec, Registry
 
@@ -50,11 +51,13 @@ class Guarding:
     """Requests that each model's engine is sent at once."""
     telemetry: "Telemetry | None" = None
     page: metrics_page.Page | None = None
+    worker: Worker = ALONE
 
     def serve(self, registry: Registry) -> None:
         """Guard these models from now on."""
         self.places.clear()
-        self.places.update({spec.id: count_places(spec, self.settings) for spec in registry.models})
+        share = self.worker.share
+        self.places.update({spec.id: share(count_places(spec, self.settings)) for spec in registry.models})
 
     @property
     def passages(self) -> Passages:
@@ -109,10 +112,14 @@ class Guarding:
         """What goes on beside requests."""
         settings = self.settings
         async with contextlib.AsyncExitStack() as stack:
+            if self.metrics is not None and not self.worker.is_alone:
+                telling = asyncio.create_task(self.metrics.tell_lines(), name="tell the lines' lengths")
+                stack.callback(telling.cancel)
             if self.limits is not None:
                 await stack.enter_async_context(self.limits.running())
             if self.page is not None and settings.metrics_port is not None:
-                own = metrics_page.own_port(self.page, settings.metrics_host, settings.metrics_port)
+                where = self.worker.metrics or (settings.metrics_host, settings.metrics_port)
+                own = metrics_page.own_port(self.page, where)
                 await stack.enter_async_context(own)
             if self.telemetry is not None:
                 stack.push_async_callback(asyncio.to_thread, self.telemetry.close)
@@ -127,16 +134,16 @@ class NoKeysError(Exception):
     """Keys are needed, and nobody says where they are."""
 
 
-def create_guarding(settings: Settings, table: ServerTable) -> Guarding:
+def create_guarding(settings: Settings, table: ServerTable, worker: Worker = ALONE) -> Guarding:
     """Return the guard of one app.
 
     Raises:
         NoKeysError: Keys are needed, and the settings name no file of them.
     """
     keys, limits = open_keys(settings)
-    metrics = Metrics(lambda: table.models) if settings.metrics else None
+    metrics = Metrics(lambda: table.models, worker) if settings.metrics else None
     audit = AuditLog(settings.audit_log) if settings.audit_log is not None else None
-    telemetry = open_telemetry() if wants_telemetry() else None
+    telemetry = open_telemetry(worker) if wants_telemetry() else None
     places: dict[str, int] = {}
     line = settings.limits
     return Guarding(
@@ -151,7 +158,7 @@ def create_guarding(settings: Settings, table: ServerTable) -> Guarding:
         telemetry=telemetry,
         wires=Wires(lambda: table.models),
         admission=Admission(
-            lambda model: places.get(model, settings.engine_sequences),
+            lambda model: places.get(model, worker.share(settings.engine_sequences)),
             longest=line.queue,
             patience=line.queue_seconds,
             engine_of=lambda model: table.shared.get(model, model),
@@ -160,14 +167,15 @@ def create_guarding(settings: Settings, table: ServerTable) -> Guarding:
         limits=limits,
         audit=audit,
         places=places,
+        worker=worker,
     )
 
 
-def open_telemetry() -> "Telemetry":
+def open_telemetry(worker: Worker) -> "Telemetry":
     """Return the exporters; importing them takes a while, so nobody does without need."""
     from app.telemetry.exporters import Telemetry  # noqa: PLC0415 -- see above
 
-    return Telemetry()
+    return Telemetry(None if worker.is_alone else f"worker-{worker.number}")
 
 
 def open_keys(settings: Settings) -> tuple[KeyStore | None, KeyLimits | None]:

@@ -4,7 +4,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -12,10 +12,15 @@ from app.telemetry.tracing import GenAiSpans
 
 
 class Telemetry:
-    """Spans and measures on their way to a collector. They are sent by threads of the exporters' own, in batches."""
+    """Spans and measures on their way to a collector. They are sent by threads of the exporters' own, in batches.
 
-    def __init__(self) -> None:
-        resource = Resource.create({SERVICE_NAME: "langserve-vllm"})
+    Args:
+        instance: Tells this process's measures from those of others like it.
+    """
+
+    def __init__(self, instance: str | None = None) -> None:
+        told = {SERVICE_NAME: "langserve-vllm", **({SERVICE_INSTANCE_ID: instance} if instance else {})}
+        resource = Resource.create(told)
         self._tracers = TracerProvider(resource=resource)
         self._tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource=resource)

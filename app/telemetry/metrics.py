@@ -3,7 +3,8 @@
 Observing costs one look-up of the labels' children for each request; a token costs nothing here.
 """
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from prometheus_client.registry import Collector
 from app.engines.table import ServerTable
 from app.guard.admission import Admission
 from app.guard.call import Call
+from app.telemetry.sharing import summed
+from app.workers.worker import ALONE, Worker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NAMESPACE = "langserve_vllm"
@@ -22,6 +25,13 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 6
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 FINISHES = ("stop", "length", "tool_calls", "abort")
 """Why engines end answers, as they say; anything else counts as ``other``, so that no engine can make a label."""
+LINES = (
+    ("queue_waiting", "Requests in line."),
+    ("queue_running", "Requests at the engine."),
+    ("queue_places", "Requests that may be at the engine."),
+)
+LINES_EVERY = 1.0
+"""Seconds between two looks of a worker at its lines; whoever is read looks then too."""
 STATES = ("absent", "fetching", "starting", "warming", "ready", "asleep", "draining", "stopped", "failed")
 
 
@@ -56,9 +66,12 @@ class Metrics:
 
     Args:
         models: The ids that may become labels now; requests for any other count under none.
+        worker: Which of several workers counts; what is read is the sum of all.
     """
 
-    def __init__(self, models: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, models: Callable[[], Iterable[str]], worker: Worker = ALONE) -> None:
+        self._worker = worker
+        self._now: _Now | None = None
         self.registry = CollectorRegistry(auto_describe=True)
         self._models = models
         both = ("model", "protocol")
@@ -71,11 +84,14 @@ class Metrics:
             "time_per_output_token_seconds", "Between two tokens of a stream, on average.", both, TOKEN_SECONDS
         )
         self._tokens = self._counter("tokens", "Tokens as the engines count them.", (*both, "kind"))
-        self._active = Gauge(
-            "active_streams", "Answers of engines under way.", both, namespace=NAMESPACE, registry=self.registry
-        )
+        self._active = self._gauge("active_streams", "Answers of engines under way.", both)
         self._queue = self._histogram("queue_seconds", "In line for a place at the engine.", ("model",))
         self._bound = lru_cache(maxsize=1024)(self._bind)
+        self._lines = None if worker.is_alone else [self._gauge(name, told, ("model",)) for name, told in LINES]
+
+    def _gauge(self, name: str, told: str, labels: tuple[str, ...]) -> Gauge:
+        # livesum: of several workers, the sum of those that live
+        return Gauge(name, told, labels, namespace=NAMESPACE, registry=self.registry, multiprocess_mode="livesum")
 
     def _counter(self, name: str, told: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, told, labels, namespace=NAMESPACE, registry=self.registry)
@@ -124,11 +140,30 @@ class Metrics:
 
     def watch(self, table: ServerTable, admission: Admission) -> None:
         """Tell the servers' states and the lines' lengths too, as they are when somebody reads."""
-        self.registry.register(_Now(table, admission))
+        self._now = _Now(table, admission)
+        if self._worker.is_alone:
+            self.registry.register(self._now)
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""
-        return generate_latest(self.registry)
+        if self._worker.is_alone or self._now is None:
+            return generate_latest(self.registry)
+        self._note_lines(self._now)
+        registry = summed(self._worker)
+        registry.register(_States(self._now))
+        return generate_latest(registry)
+
+    async def tell_lines(self) -> None:
+        """Let the other workers know how long this one's lines are, until cancelled."""
+        while True:
+            await asyncio.sleep(LINES_EVERY)
+            if self._now is not None:
+                self._note_lines(self._now)
+
+    def _note_lines(self, now: "_Now") -> None:
+        for gauge, family in zip(self._lines or (), now.lines(), strict=False):
+            for sample in family.samples:
+                gauge.labels(**sample.labels).set(sample.value)
 
 
 class _Now(Collector):
@@ -140,6 +175,10 @@ class _Now(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Read the table and the lines."""
+        return self.state(), *self.lines()
+
+    def state(self) -> Metric:
+        """Every worker knows the same."""
         state = GaugeMetricFamily(
             f"{NAMESPACE}_server_state", "1 for the state a server is in.", None, ["model", "state"]
         )
@@ -147,11 +186,26 @@ class _Now(Collector):
             server = self._table.server(model)
             for name in STATES:
                 state.add_metric([model, name], float(server is not None and server.state == name))
-        waiting = GaugeMetricFamily(f"{NAMESPACE}_queue_waiting", "Requests in line.", None, ["model"])
-        running = GaugeMetricFamily(f"{NAMESPACE}_queue_running", "Requests at the engine.", None, ["model"])
-        places = GaugeMetricFamily(f"{NAMESPACE}_queue_places", "Requests that may be at the engine.", None, ["model"])
+        return state
+
+    def lines(self) -> Sequence[Metric]:
+        """Read this worker's: as ``LINES``."""
+        waiting, running, places = (
+            GaugeMetricFamily(f"{NAMESPACE}_{name}", told, None, ["model"]) for name, told in LINES
+        )
         for model, line in self._admission.lines.items():
             waiting.add_metric([model], line.waiting)
             running.add_metric([model], line.running)
             places.add_metric([model], line.places)
-        return state, waiting, running, places
+        return waiting, running, places
+
+
+class _States(Collector):
+    """The servers' states alone."""
+
+    def __init__(self, now: _Now) -> None:
+        self._now = now
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the table."""
+        return (self._now.state(),)

@@ -1,6 +1,7 @@
 """Where Prometheus reads: ``/metrics`` beside the models, or on a port of its own."""
 
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import httpx2
@@ -43,8 +44,8 @@ def create_router(page: Page) -> APIRouter:
 
 
 @contextlib.asynccontextmanager
-async def own_port(page: Page, host: str, port: int) -> AsyncGenerator[int]:
-    """Answer on a port of its own while the block runs; yields the port."""
+async def own_port(page: Page, where: socket.socket | tuple[str, int]) -> AsyncGenerator[int]:
+    """Answer on a port of its own while the block runs, or on a socket that listens; yields the port."""
 
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(body=await page(), headers={"Content-Type": CONTENT_TYPE})
@@ -54,7 +55,8 @@ async def own_port(page: Page, host: str, port: int) -> AsyncGenerator[int]:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        site = web.TCPSite(runner, *where) if isinstance(where, tuple) else web.SockSite(runner, where)
+        await site.start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

@@ -132,6 +132,11 @@ class PassageStore:
     def __repr__(self) -> str:
         return f"<PassageStore {'server' if self._where.is_server else self._where.location}>"
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may use it at the same time."""
+        return self._where.is_server
+
     # --- collections -------------------------------------------------------------------------
 
     async def collections(self) -> list[str]:
