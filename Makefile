@@ -62,7 +62,7 @@ proto: dev ## make the gRPC code anew from proto/
 bench: dev ## what the layer in front of an engine costs, beside others (about 15 minutes; ARGS="--peers ours,aiohttp")
 	@$(RUN) -m bench $(ARGS)
 
-bench-vllm: dev ## a real vLLM, direct and through the app (ARGS="--engine http://127.0.0.1:PORT")
+bench-vllm: dev ## a real vLLM, direct and through the app, and a transformers pipeline (about 6 minutes; ARGS="--write")
 	@$(RUN) -m bench.vllm $(ARGS)
 
 new-package: dev ## a LangChain template under packages/ that passes its own tests (NAME=my-chat)

@@ -8,12 +8,10 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 from chat_vllm import ChatVLLM, CompletionChat, ConfigurableChat, configurable
-from image_generation import Drawing, ImageLimits, ImageModel
-from image_generation.model import Keep
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda
@@ -24,6 +22,7 @@ from app.engines.endpoint import BASE_URL, EndpointTransport
 from app.engines.engine import Engine
 from app.engines.migration import MigratingTransport, OtherBackend, Shadows
 from app.engines.table import ServerTable
+from app.engines.transport import DeferredTransport
 from app.guard.passage import GuardedEngine, Passages
 from app.images import ImageCheck
 from app.memory.chain import Habits, remembering
@@ -32,6 +31,10 @@ from app.memory.turntaking import TurnTaking
 from app.settings import Limits, Settings, read_secret
 from vllm_launcher.registry import ChainRef, ExternalEngine, ModelSpec, Registry
 from vllm_launcher.registry.entries import Migration
+
+if TYPE_CHECKING:
+    from image_generation import ImageLimits, ImageModel
+    from image_generation.model import Keep
 
 Chain = Runnable[Any, Any]
 
@@ -74,7 +77,7 @@ class EngineAccess:
     limits: Limits = field(default_factory=Limits)
     images: ImageCheck = field(default_factory=lambda: ImageCheck(Limits()))
     """What every image passes on its way to a model."""
-    keep: Keep | None = None
+    keep: "Keep | None" = None
     """Keeps drawn pictures; returns where each can be seen."""
     shadows: Shadows | None = None
     """Runs the copies of requests to models that move between two backends; without it none moves."""
@@ -133,7 +136,7 @@ def open_short_connections(settings: Settings) -> Connections:
     )
 
 
-def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
+def open_connections(settings: Settings) -> httpx2.AsyncBaseTransport:
     """Return the connections to the engines.
 
     They are dropped after 2 s without use: engines close them after 5 s, and a request that meets the closing fails.
@@ -143,7 +146,7 @@ def open_connections(settings: Settings) -> httpx2.AsyncHTTPTransport:
         max_keepalive_connections=settings.engine_connections,
         keepalive_expiry=2.0,
     )
-    return httpx2.AsyncHTTPTransport(limits=limits)
+    return DeferredTransport(lambda: httpx2.AsyncHTTPTransport(limits=limits))
 
 
 def engine_timeout(settings: Settings) -> httpx2.Timeout:
@@ -236,8 +239,10 @@ def build_vision_model(spec: ModelSpec, access: EngineAccess, *, kind: type[Chat
     return RunnableLambda(check) | build_chat_model(spec, access, kind=kind)
 
 
-def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
+def build_image_model(spec: ModelSpec, access: EngineAccess) -> "ImageModel":
     """Return the image model of one entry, with its drawing defaults and limits; what it draws is kept."""
+    from image_generation import Drawing, ImageModel  # noqa: PLC0415 -- with Pillow, for models that draw alone
+
     name, key = access.credentials(spec)
     return ImageModel(
         model=name,
@@ -251,8 +256,10 @@ def build_image_model(spec: ModelSpec, access: EngineAccess) -> ImageModel:
     )
 
 
-def image_limits(spec: ModelSpec, access: EngineAccess) -> ImageLimits:
+def image_limits(spec: ModelSpec, access: EngineAccess) -> "ImageLimits":
     """Return what one request may ask an image model for."""
+    from image_generation import ImageLimits  # noqa: PLC0415 -- see above
+
     return ImageLimits(
         pictures=spec.limits.max_images or access.limits.pictures,
         pixels=spec.limits.max_pixels or access.limits.picture_pixels,

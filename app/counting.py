@@ -27,7 +27,7 @@ class CountingChat(ChatVLLM):
         payload = self._get_request_payload(messages, stop=stop, **kwargs)
         body = {name: payload[name] for name in COUNTED if name in payload}
         with typed_errors():
-            told: Any = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
+            told: Any = await self._aask_beside("/tokenize", body)
             count: int = fields(told, count=int)["count"]
         usage: Any = {"input_tokens": count, "output_tokens": 0, "total_tokens": count}
         return ChatResult(generations=[ChatGeneration(message=AIMessage("", usage_metadata=usage))])

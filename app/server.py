@@ -32,13 +32,14 @@ from app.documents.spool import Spool
 from app.engines.connection import Connections
 from app.engines.migration import Shadows
 from app.engines.table import Launcher, ServerTable
-from app.grpc.server import GrpcServices, serve_grpc
+from app.grpc.services import GrpcServices
 from app.guard.allow_list import AllowList
 from app.guard.guarding import Guarding, create_guarding
 from app.images import ImageCheck, ImageFetcher
 from app.images.gallery import Gallery
 from app.memory import routes as sessions
-from app.memory.store import Bounds, SessionStore, open_store
+from app.memory.deferred import DeferredStore
+from app.memory.kept import Bounds
 from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
 from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
@@ -130,7 +131,7 @@ def create_app(
         lifespan=lambda app_: run_in_background(
             works,
             guarding,
-            serve_grpc(settings, services, together=not worker.is_alone),
+            open_grpc(settings, services, together=not worker.is_alone),
             answer_others(app_, library.store, settings, worker),
             (store.close, library.store.aclose, access.aclose),
         ),
@@ -277,7 +278,7 @@ class Served:
         log.info("another list of models is served: %s", ", ".join(spec.id for spec in registry.models))
 
 
-def open_sessions(settings: Settings, worker: Worker = ALONE) -> SessionStore:
+def open_sessions(settings: Settings, worker: Worker = ALONE) -> DeferredStore:
     """Return the store of conversations; it opens nothing before it is needed.
 
     Where none is named they last as long as the app; several workers keep them in their folder until then.
@@ -288,7 +289,24 @@ def open_sessions(settings: Settings, worker: Worker = ALONE) -> SessionStore:
     limits = settings.limits
     shared = f"sqlite:///{worker.folder / 'sessions.db'}" if worker.folder else None
     address = settings.sessions_url.get_secret_value() if settings.sessions_url else shared
-    return open_store(address, Bounds(limits.session_bytes, limits.sessions))
+    return DeferredStore(address, Bounds(limits.session_bytes, limits.sessions))
+
+
+@contextlib.asynccontextmanager
+async def open_grpc(settings: Settings, services: GrpcServices, *, together: bool) -> AsyncGenerator[int | None]:
+    """Serve gRPC while the block runs; gives the port, or None where it is off. Several workers listen ``together``.
+
+    Raises:
+        OSError: Its certificate cannot be used.
+        RuntimeError: Its port is taken.
+    """
+    if not settings.grpc_port:
+        yield None
+        return
+    from app.grpc.server import serve_grpc  # noqa: PLC0415 -- gRPC and protobuf are 11 MiB, for services that use them
+
+    async with serve_grpc(settings, services, together=together) as port:
+        yield port
 
 
 def connect_launcher(settings: Settings) -> Launcher | None:

@@ -78,10 +78,13 @@ def pin(pids: list[int], cores: list[int]) -> None:
                 os.sched_setaffinity(int(thread.name), cores)
 
 
-def speed_of_this_moment() -> float:
-    """Return how long a fixed piece of work takes on this core now, in CPU seconds: the machine's own noise."""
-    began = time.thread_time()
+def speed_of_this_moment() -> tuple[float, float]:
+    """Return how long a fixed piece of work takes here now, in seconds of CPU and of the clock: its noise.
+
+    The first tells how fast the core is, the second how long one waits for it.
+    """
+    began, clock = time.thread_time(), time.perf_counter()
     total = 0
     for number in range(400_000):
         total += number * number % 7
-    return time.thread_time() - began
+    return time.thread_time() - began, time.perf_counter() - clock

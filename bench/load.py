@@ -132,7 +132,7 @@ class Scenario:
     stream: bool = True
     within: float = 120.0
     apart: float = 0.0
-    """Milliseconds between the first requests of two callers; 0: all in the same moment, waiting for each other."""
+    """Milliseconds between the first requests of two callers; 0: all ask in one moment, and wait for each other."""
 
     def tell(self) -> str:
         """Return it in words."""

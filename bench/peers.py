@@ -60,9 +60,12 @@ def known() -> dict[str, Peer]:
     small = ("uvicorn[standard]==0.54.0", "starlette==1.10.0")
     up = (sys.executable, "-m", "vllm_launcher", "up", "--models", "{folder}/models.json", "--port", "{port}")
     models = {"models.json": json.dumps(MODELS)}
-    ours = Peer("this project", up, speaks="langserve", files=models, process="-m app")
-    off = {"LANGSERVE_VLLM_FAST_PATH": "false"}
-    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}  # OpenTelemetry's usual port; none need listen
+    ours = Peer("this project", up, speaks="langserve", files=models, process="-m app", environment=THOUSANDS)
+    off = {**THOUSANDS, "LANGSERVE_VLLM_FAST_PATH": "false"}
+    traced = {
+        **THOUSANDS,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    }  # OpenTelemetry's usual port; none need listen
     general = replace(ours, name="this project, general path", environment=off)
     return {
         "ours": ours,
@@ -131,6 +134,8 @@ def by_protocol(host: Peer, prefix: str, of: str) -> dict[str, Peer]:
 
 BY_PROTOCOL = [f"{prefix}{each}" for each in (*NAMES, "raw") for prefix in ("", "general-")]
 
+THOUSANDS = {"LANGSERVE_VLLM_ENGINE_SEQUENCES": "2048", "LANGSERVE_VLLM_ENGINE_CONNECTIONS": "4096"}
+"""The stand-in engine computes as many answers at once as it is asked for; by default ours sends it 512."""
 MODELS = {
     "models": [
         {
@@ -160,7 +165,7 @@ class Running:
     """What is measured."""
 
 
-def make_environment(name: str, peer: Peer) -> Path | None:
+async def make_environment(name: str, peer: Peer) -> Path | None:
     """Return the folder of the peer's environment, made at the first use."""
     if peer.installs is None:
         return None
@@ -170,12 +175,26 @@ def make_environment(name: str, peer: Peer) -> Path | None:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     uv = str(Path(sys.executable).parent / "uv")
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
-    subprocess.run(
-        [uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs], check=True
-    )
+    await run_to_its_end(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
+    await run_to_its_end(uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *peer.installs)
     stamp.write_text(wanted)
     return folder
+
+
+async def run_to_its_end(*command: str) -> None:
+    """Run a program; it ends with us where we are told to stop.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        if await process.wait():
+            raise RuntimeError(f"{' '.join(command)} failed")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -184,7 +203,7 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
 
     Without a core the engine is a real one, which shares all of them.
     """
-    environment = await asyncio.to_thread(make_environment, name, peer)
+    environment = await make_environment(name, peer)
     port, spare = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         told = {"port": str(port), "spare": str(spare), "engine": engine, "folder": folder}
@@ -197,6 +216,7 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
             process = subprocess.Popen(  # noqa: ASYNC220 -- no clock runs yet
                 command, env=variables, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
+        patience = 20.0
         try:
             target = Target(port, peer.speaks, peer.model)
             await until_answering(process, target, name, known_text=core is not None)
@@ -205,8 +225,11 @@ async def run_peer(name: str, peer: Peer, engine: str, core: int | None, others:
                 pin([pid for pid in family(process.pid) if pid not in pids], others)
                 pin(pids, [core])
             yield Running(peer, target, pids)
+        except asyncio.CancelledError:
+            patience = 2.0  # somebody waits
+            raise
         finally:
-            await asyncio.to_thread(end, process)
+            await asyncio.to_thread(end, process, patience)
 
 
 def measured(root: int, peer: Peer) -> list[int]:
@@ -247,12 +270,12 @@ async def until_answering(
             await asyncio.sleep(0.3)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a peer and everything it started."""
+def end(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+    """Stop a peer and everything it started; what has not ended after ``patience`` seconds is killed."""
     pids = family(process.pid)
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(20)
+        process.wait(patience)
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             psutil.Process(pid).kill()

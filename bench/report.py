@@ -10,9 +10,11 @@ from pathlib import Path
 
 COLUMNS = (
     *("A: CPU µs a token", "B: CPU µs a token", "whole: CPU ms", "first token: + ms", "of 32, p95: + ms"),
-    *("A: gap p99, ms", "memory, MiB", "failures"),
+    *("A: gap p99, ms", "B: memory, MiB", "failures"),
 )
 PROTOCOL_MARKS = ("<!-- bench-protocols: begin -->", "<!-- bench-protocols: end -->")
+STREAMS = {"L16": 16, "L200": 200, "L": 1000}
+"""Scenarios that differ in nothing but their number of streams."""
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
@@ -46,8 +48,8 @@ class Measured:
     """By peer, then by scenario; the peer ``direct`` is the engine alone."""
     names: dict[str, str]
     """Of the peers, for people."""
-    speeds: list[float]
-    """Seconds that one fixed piece of work took, again and again: the machine's noise."""
+    speeds: list[tuple[float, float]]
+    """Seconds of CPU and of the clock that one fixed piece of work took, again and again: the machine's noise."""
     scenarios: dict[str, str]
     """What they are, for people."""
 
@@ -105,13 +107,27 @@ def markdown(measured: Measured) -> str:
             added(measured, key, "first", "first"),
             added(measured, key, "first32", "first95"),
             middle(found, "A", "gap99"),
-            most(found),
+            most(found, "B"),
             str(sum(figures.failures for figures in found.values())),
         ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(
-        [*rows, "", noise(measured), "", *(f"- {name}: {told}" for name, told in measured.scenarios.items()), ""]
-    )
+    told = (f"- {name}: {told}" for name, told in measured.scenarios.items())
+    return "\n".join([*rows, "", *linear(measured), noise(measured), "", *told, ""])
+
+
+def linear(measured: Measured) -> list[str]:
+    """Return the table of what a token costs at more and more streams; nothing where they were not measured."""
+    columns = [(name, streams) for name, streams in STREAMS.items() if name in measured.scenarios]
+    rows = [
+        f"| {name} | {' | '.join(spread(measured.table[key], scenario) for scenario, _ in columns)} "
+        f"| {most(measured.table[key], columns[-1][0])} |"
+        for key, name in measured.names.items()
+        if columns and measured.table[key][columns[-1][0]].cpu
+    ]
+    if not rows:
+        return []
+    heads = ("CPU µs a token at", *(f"{streams:,} streams" for _, streams in columns), "memory at the last, MiB")
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows, ""]
 
 
 def spread(found: dict[str, Figures], scenario: str) -> str:
@@ -133,9 +149,9 @@ def added(measured: Measured, key: str, scenario: str, what: str) -> str:
     return f"{float(here) - float(alone):.2f}" if alone and here else ""
 
 
-def most(found: dict[str, Figures]) -> str:
+def most(found: dict[str, Figures], scenario: str) -> str:
     """Return the most memory of any round."""
-    values = [value for figures in found.values() for value in figures.memory]
+    values = found[scenario].memory if scenario in found else []
     return f"{max(values):.0f}" if values else ""
 
 
@@ -146,11 +162,14 @@ def short(value: float) -> str:
 
 def noise(measured: Measured) -> str:
     """Return what the machine was and how evenly it ran."""
-    low, middle_, high = min(measured.speeds), statistics.median(measured.speeds), max(measured.speeds)
+    speeds = [cpu for cpu, _ in measured.speeds]
+    waits = [max(0.0, 1 - cpu / clock) for cpu, clock in measured.speeds]
+    low, middle_, high = min(speeds), statistics.median(speeds), max(speeds)
     return (
         f"Minimum (median) of {rounds(measured)} rounds, interleaved A B B A. {platform.machine()}, "
         f"Python {platform.python_version()}; one fixed piece of work took {low * 1e3:.1f} to {high * 1e3:.1f} ms "
-        f"(median {middle_ * 1e3:.1f}) on this machine meanwhile: so noisy it was."
+        f"(median {middle_ * 1e3:.1f}) on this machine meanwhile, and waited for a core for "
+        f"{statistics.mean(waits):.0%} of its time ({max(waits):.0%} at worst): so noisy it was."
     )
 
 
@@ -170,6 +189,10 @@ def page(measured: Measured) -> str:
             ("A", "CPU microseconds a token, 16 streams"),
             ("B", "CPU microseconds a token, 200 streams"),
             ("whole", "CPU milliseconds an answer in one piece"),
+            *(
+                (name, f"CPU microseconds a token, {streams:,} streams, one each 100 ms")
+                for name, streams in STREAMS.items()
+            ),
         )
     )
     style = "body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto}pre{overflow:auto}text{font:13px system-ui}"

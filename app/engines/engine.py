@@ -7,6 +7,9 @@ from app.engines.connection import Answer, Connections
 from app.engines.endpoint import gone, reach
 from app.engines.table import Endpoint, ServerTable
 
+BESIDE = frozenset({"/tokenize", "/detokenize"})
+"""vLLM's own paths, which stand beside ``/v1``; they compute nothing."""
+
 
 class Engine:
     """Sends the requests of one model to whatever server is ready for it; ``chat_vllm.model.Engine``.
@@ -30,7 +33,7 @@ class Engine:
     async def post(
         self, path: str, body: bytes, headers: Mapping[str, str], *, seen: Callable[[Answer], None] | None = None
     ) -> Answer:
-        """Send a JSON body to ``path`` below ``/v1``; an error before the answer begins is a ServiceError.
+        """Send a JSON body to ``path`` below ``/v1``, or in ``BESIDE``; an error before the answer is a ServiceError.
 
         ``seen`` gets every answer before anything of it has come: another one where a server was on its way out.
         """
@@ -51,7 +54,7 @@ class Engine:
         """Send it to this server, and end the answer with the server, as the table tells it."""
         if endpoint.ended:
             raise gone()
-        url = f"{endpoint.url.rstrip('/')}/v1{path}"
+        url = f"{endpoint.url.rstrip('/')}{'' if path in BESIDE else '/v1'}{path}"
 
         def watched(answer: Answer) -> contextlib.AbstractContextManager[None]:
             if seen is not None:

@@ -8,7 +8,6 @@ the coroutine when the caller cancels, its deadline passes, or its connection is
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from app.errors import ShuttingDown
 from app.grpc.errors import status_code, trailing_metadata
+from app.grpc.services import Admit, admit_all
 from app.guard.gate import request_id
 from app.protocols.shapes import sentence
 from app.responses import name_error
@@ -49,17 +49,6 @@ class Call:
         """Seconds that this call waits for a model to get ready."""
         remaining = self.remaining()
         return usual if remaining is None else max(0.0, min(usual, remaining - MARGIN))
-
-
-Admit = Callable[[str, Mapping[str, str]], AbstractAsyncContextManager[str | None]]
-"""Lets a call in, or raises a ServiceError: gets the method and the metadata, and gives the owner for as long as the
-call runs. Keys are in ``authorization`` (``Bearer ...``) and ``x-api-key``. Entered in the task that runs the call."""
-
-
-@contextlib.asynccontextmanager
-async def admit_all(_method: str, _metadata: Mapping[str, str]) -> AsyncGenerator[str | None]:
-    """Let every call in: keys are off."""
-    yield None
 
 
 class Calls:

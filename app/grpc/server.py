@@ -6,7 +6,6 @@ It starts and stops with the app (``docs/adr``). Health follows readiness; refle
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -16,13 +15,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from app.generated.pool import POOL
-from app.grpc.calls import Admit, Calls, admit_all
+from app.grpc.calls import Calls
+from app.grpc.services import GrpcServices
 from app.guard.certificate import read_pair
 from app.protocols import chat_grpc, kserve_grpc
 from app.protocols.chat_service import ChatService
 from app.protocols.kserve_service import KServe
 from app.settings import Settings
-from app.shutdown import Shutdown
 
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
@@ -34,28 +33,6 @@ PINGS = 10_000
 """Milliseconds between two pings of a caller at least."""
 LAST_WORDS = 3.0
 """Seconds that interrupted calls have to send their error."""
-
-
-@dataclass(frozen=True)
-class GrpcServices:
-    """What the server serves, and whom."""
-
-    chats: ChatService
-    shutdown: Shutdown
-    admit: Admit = admit_all
-
-    def all(self) -> Mapping[ServiceDescriptor, object]:
-        """Return every service by its description."""
-        kserve = KServe(self.chats)
-        together = self.chats.settings.limits.batch_concurrency
-        return {
-            kserve_grpc.SERVICE: kserve_grpc.InferenceService(kserve, together),
-            chat_grpc.SERVICE: chat_grpc.GrpcChats(self.chats),
-        }
-
-    def ready(self) -> bool:
-        """Whether every model of the start is ready."""
-        return KServe(self.chats).ready()
 
 
 @contextlib.asynccontextmanager
@@ -78,7 +55,7 @@ async def serve_grpc(
         maximum_concurrent_rpcs=settings.engine_connections + settings.limits.waiting_in_all,
     )
     calls = Calls(services.admit, services.shutdown, kserve_grpc.OPEN_METHODS)
-    served = services.all()
+    served = _served(services.chats)
     server.add_generic_rpc_handlers([calls.handler(description, service) for description, service in served.items()])
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -94,6 +71,15 @@ async def serve_grpc(
         await asyncio.wait([following])
         await servicer.enter_graceful_shutdown()
         await server.stop(settings.drain + LAST_WORDS)
+
+
+def _served(chats: ChatService) -> Mapping[ServiceDescriptor, object]:
+    """Return every service by its description."""
+    together = chats.settings.limits.batch_concurrency
+    return {
+        kserve_grpc.SERVICE: kserve_grpc.InferenceService(KServe(chats), together),
+        chat_grpc.SERVICE: chat_grpc.GrpcChats(chats),
+    }
 
 
 def _options(settings: Settings, *, together: bool) -> list[tuple[str, Any]]:

@@ -26,6 +26,8 @@ FILE_BYTES = 20 * 1024 * 1024
 FILES = 5
 GATHERED = 0.1
 """Seconds in which lines gather to be written together: a wake-up of a thread for each would cost more than it."""
+TOGETHER = 100
+"""Lines that are written by one call."""
 
 
 class Audit(Protocol):
@@ -75,12 +77,13 @@ class AuditLog:
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
-            self._closing.wait(GATHERED)
+            if self._lines.qsize() < TOGETHER:
+                self._closing.wait(GATHERED)
             self._emit([line, *self._gathered()])
 
     def _gathered(self) -> Iterator[str]:
-        """Yield what waits, as many lines as may wait at most."""
-        for _ in range(self._lines.qsize()):
+        """Yield what waits, up to a bound."""
+        for _ in range(min(self._lines.qsize(), TOGETHER)):
             line = self._lines.get_nowait()
             if line is None:
                 self._lines.put(None)

@@ -15,8 +15,8 @@ from langchain_core.messages import BaseMessage
 
 from app.errors import TooLarge
 from app.images.blocks import Given, find_images, replace_images
+from app.images.encoded import Bounds, decode_base64
 from app.images.fetch import ImageFetcher
-from app.images.raster import Bounds, decode_base64, prepare
 from app.settings import Limits
 from vllm_launcher.registry import Limits as ModelLimits
 
@@ -90,6 +90,8 @@ class ImageCheck:
         return self._made(decode_base64(text, image.mime_type, bounds, image.place), bounds, image.place)
 
     def _made(self, data: bytes, bounds: Bounds, place: str) -> str:
+        from app.images.raster import prepare  # noqa: PLC0415 -- with Pillow, for models that see alone; in a thread
+
         uri = prepare(data, bounds, place)
         self._passed[_digest(uri, bounds)] = None
         while len(self._passed) > REMEMBERED:

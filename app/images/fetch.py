@@ -13,7 +13,7 @@ import httpx2
 
 from app.errors import InvalidInput, Refused
 from app.guard.allow_list import AllowList, NotAllowed, Resolve
-from app.images.raster import Bounds, too_many_bytes
+from app.images.encoded import Bounds, too_many_bytes
 
 REDIRECTS = 3
 SECONDS = 10.0

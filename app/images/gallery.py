@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from image_generation import Picture
+if TYPE_CHECKING:
+    from image_generation import Picture
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 NAME = re.compile(rf"[A-Za-z0-9_-]{{32}}\.({'|'.join(MEDIA_TYPES)})")
@@ -35,7 +37,7 @@ class Gallery:
     seconds: float
     most_bytes: int
 
-    def keep(self, picture: Picture) -> str:
+    def keep(self, picture: "Picture") -> str:
         """Keep a picture; return the path of its URL."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._make_room(len(picture.data))

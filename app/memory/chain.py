@@ -34,8 +34,8 @@ from app.memory.conversation import (
     worth_keeping,
 )
 from app.memory.counting import Counter, room_for_prompt
+from app.memory.kept import Held, SessionName, Turn
 from app.memory.session import current_session
-from app.memory.store import Held, SessionName, Turn
 from app.memory.summary import TOKENS, summarise, with_summary
 from app.memory.turntaking import TurnTaking
 

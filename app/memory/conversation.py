@@ -9,7 +9,7 @@ from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.messages.base import BaseMessageChunk
 from langchain_core.messages.utils import message_chunk_to_message
 
-from app.memory.store import Turn
+from app.memory.kept import Turn
 
 
 def without_system(messages: Iterable[BaseMessage]) -> list[BaseMessage]:

@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 
 from app.errors import MemoryUnavailable, UnknownSession
 from app.guard.owner import current_owner
-from app.memory.store import SessionInfo, SessionName, SessionStore, Turn
+from app.memory.deferred import DeferredStore
+from app.memory.kept import SessionInfo, SessionName, Turn
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ Before = Annotated[float | None, Query(description="Only sessions last used befo
 Model = Annotated[str | None, Query(max_length=64, description="Only this model's.")]
 
 
-def create_router(store: SessionStore) -> APIRouter:
+def create_router(store: DeferredStore) -> APIRouter:
     """Return the routes below ``/sessions``."""
     router = APIRouter(prefix="/sessions", tags=["sessions"])
 
@@ -75,7 +76,7 @@ def _exported(turn: Turn) -> dict[str, Any]:
     return {"number": turn.number, "created_at": turn.created_at, "messages": json.loads(turn.text)}
 
 
-async def sweep(store: SessionStore, every: float = SWEEP) -> None:
+async def sweep(store: DeferredStore, every: float = SWEEP) -> None:
     """Delete now and then what has expired, until cancelled."""
     while True:
         await asyncio.sleep(every)

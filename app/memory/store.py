@@ -11,10 +11,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-from langchain_core.messages import BaseMessage, messages_from_dict, messages_to_dict
+from langchain_core.messages import BaseMessage, messages_to_dict
 from sqlalchemy import URL, and_, delete, event, func, make_url, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -22,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.errors import MemoryUnavailable, SessionChanged, UnknownSession
+from app.memory.kept import Bounds, Held, SessionInfo, SessionName, StoreError, Turn
 from app.memory.tables import VERSION, metadata, sessions, turns, versions
 
 log = logging.getLogger(__name__)
@@ -33,74 +33,6 @@ SQLITE_WAIT = 30.0
 MAKE_AGAIN = (0.1, 0.3)
 """Seconds before each other try to make the tables."""
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-
-
-class StoreError(Exception):
-    """The store's address cannot be used; the message says why."""
-
-
-@dataclass(frozen=True)
-class SessionName:
-    """Which conversation: the same id of another owner or model is another one."""
-
-    owner: str
-    model: str
-    id: str
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What was said in one request: what came in, and the whole answer."""
-
-    number: int
-    text: str
-    """Its messages, as JSON."""
-    opens: bool
-    """Whether it begins with what a person says, not with a tool's result."""
-    tokens: int | None
-    """That it takes of a prompt; None: not counted."""
-    created_at: float
-
-    @cached_property
-    def messages(self) -> list[BaseMessage]:
-        """Its messages."""
-        return messages_from_dict(json.loads(self.text))
-
-
-@dataclass
-class Held:
-    """A session that one request has to itself. ``holder`` proves it to the database."""
-
-    key: int
-    holder: str
-    next_turn: int
-    turns: list[Turn]
-    """The newest ones that no summary tells of, oldest first."""
-    summary: str | None
-    summary_turn: int
-
-
-@dataclass(frozen=True)
-class SessionInfo:
-    """What is told of a session in a list. Times are seconds since 1970."""
-
-    model: str
-    id: str
-    created_at: float
-    used_at: float
-    expires_at: float | None
-    turns: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How much is kept."""
-
-    session_bytes: int = 16 * 1024 * 1024
-    """Of one session; beyond it its oldest turns go."""
-    sessions: int = 10_000
-    """Of one owner; beyond it those that were not used for the longest time go."""
 
 
 @dataclass

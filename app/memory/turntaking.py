@@ -11,9 +11,14 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from app.errors import MemoryUnavailable, SessionBusy
-from app.memory.store import Held, SessionName, SessionStore
+from app.memory.kept import Held, SessionName
+
+if TYPE_CHECKING:
+    from app.memory.deferred import DeferredStore
+    from app.memory.store import SessionStore
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +42,7 @@ class _Line:
 class TurnTaking:
     """Gives each request its session for itself. ``wait``: seconds until it gives up."""
 
-    store: SessionStore
+    store: "DeferredStore | SessionStore"
     wait: float
     lease: float = LEASE
     lines: dict[SessionName, _Line] = field(default_factory=dict[SessionName, _Line])
@@ -115,9 +120,14 @@ class TurnTaking:
         """Until cancelled, or until it is lost: then the turn will not be stored."""
         while True:
             await asyncio.sleep(self.lease / 3)
-            with contextlib.suppress(MemoryUnavailable):
-                if not await self.store.prolong(held, lease=self.lease):
-                    return
+            # Cut off in the middle it would cost a connection, and a database in memory is gone with its connection.
+            if not await asyncio.shield(self.store.later(self._prolong(held))):
+                return
+
+    async def _prolong(self, held: Held) -> bool:
+        with contextlib.suppress(MemoryUnavailable):
+            return await self.store.prolong(held, lease=self.lease)
+        return True  # not known: it is tried again
 
 
 def _busy(name: SessionName) -> SessionBusy:

@@ -7,13 +7,14 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.tools import BaseTool
-from tools_agent import RunLimits, ToolsUnavailable
+from tools_agent.errors import ToolsUnavailable
 
 from app.settings import read_secret
 from vllm_launcher.registry.entries import McpServer, McpUrl, ModelSpec
 
 if TYPE_CHECKING:
     from langchain_mcp_adapters.client import MultiServerMCPClient
+    from tools_agent import RunLimits
 
 GROUP = "langserve_vllm.tools"
 """Entry points: each a BaseTool, a list of them, or a function that returns one of these."""
@@ -128,8 +129,10 @@ def _loaded(point: EntryPoint) -> list[BaseTool]:
     return tools
 
 
-def limits_of(spec: ModelSpec) -> RunLimits:
+def limits_of(spec: ModelSpec) -> "RunLimits":
     """Return what one run of an entry's chain may take."""
+    from tools_agent import RunLimits  # noqa: PLC0415 -- it brings LangGraph, 15 MiB, for chains with tools alone
+
     return RunLimits(**spec.chain.limits.model_dump()) if spec.chain else RunLimits()
 
 

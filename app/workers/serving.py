@@ -5,7 +5,7 @@ import importlib
 from functools import partial
 
 from app.chains import ChainError
-from app.memory.store import StoreError
+from app.memory.kept import StoreError
 from app.server import create_app
 from app.settings import Settings
 from app.shutdown import give_up
@@ -24,6 +24,7 @@ def serve(settings: Settings, common: Common, registry: Registry) -> int:
     """Serve with several workers until told to stop; returns the exit status, below zero for a signal."""
     import_packages(registry)
     gc.collect()
+    gc.enable()
     gc.freeze()  # what is there now is shared: a collector that looked at it would write to it
     workers = Workers(
         partial(live, settings, common),

@@ -71,9 +71,9 @@ def test_workers_write_one_audit_log(tmp_path: Path) -> None:
     assert sorted(written) == sorted(f"{worker}-{number}" for worker in range(3) for number in range(lines))
 
 
-def test_workers_without_a_database_remember_together(tmp_path: Path) -> None:
+async def test_workers_without_a_database_remember_together(tmp_path: Path) -> None:
     """As long as the app runs, in the folder they share; one that is alone needs none."""
     told = Settings(sessions_url=None)
-    stores = [open_sessions(told, Worker(number, 2, tmp_path)) for number in range(2)]
+    stores = [await open_sessions(told, Worker(number, 2, tmp_path)).opened() for number in range(2)]
     assert {str(store.engine.url) for store in stores} == {f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"}
-    assert str(open_sessions(told).engine.url) == "sqlite+aiosqlite://"
+    assert str((await open_sessions(told).opened()).engine.url) == "sqlite+aiosqlite://"

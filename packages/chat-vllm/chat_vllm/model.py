@@ -76,7 +76,10 @@ class Engine(Protocol):
     """A way to an engine that costs less than the openai SDK's: ``app/engines/engine.py`` has one."""
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send a JSON body to ``path`` below ``/v1`` and return the answer once its status is there."""
+        """Send a JSON body to ``path`` and return the answer once its status is there.
+
+        Paths are below ``/v1``, but for vLLM's own ``/tokenize`` and ``/detokenize``, which stand beside it.
+        """
         ...
 
 
@@ -323,8 +326,8 @@ class ChatVLLM(EngineTokens):
         async with aclosing(await self.ask(payload)) as answer:
             return b"".join([piece async for piece in answer])
 
-    async def ask(self, payload: dict[str, Any]) -> Answer:
-        """Send a request's body the short way and return the answer; an HTTP error is raised.
+    async def ask(self, payload: dict[str, Any], path: str | None = None) -> Answer:
+        """Send a body the short way, to ``path`` or where this model's answers are, and return the answer.
 
         Raises:
             ModelError: The engine refuses; see ``chat_vllm.errors``.
@@ -334,11 +337,22 @@ class ChatVLLM(EngineTokens):
         headers = {"Authorization": f"Bearer {secret}", **(self.default_headers or {})}
         body = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         engine: Engine = self.engine
-        answer = await engine.post(self.path, body, headers)
+        answer = await engine.post(path or self.path, body, headers)
         if answer.status_code < 400:  # noqa: PLR2004
             return answer
         async with aclosing(answer):
             raise refusal(answer.status_code, b"".join([piece async for piece in answer]))
+
+    @override
+    async def _aask_beside(self, path: str, body: dict[str, Any]) -> Any:
+        if self.engine is None:
+            return await super()._aask_beside(path, body)
+        async with aclosing(await self.ask(body, path)) as answer:
+            content = b"".join([piece async for piece in answer])
+        try:
+            return json.loads(content)
+        except ValueError:
+            return None
 
     @property
     def answers_short(self) -> bool:

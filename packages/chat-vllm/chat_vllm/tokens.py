@@ -61,28 +61,28 @@ class EngineTokens(BaseChatOpenAI):
         if not generation_prompt:
             body["add_generation_prompt"] = False
         with typed_errors():
-            answer: Any = await self.root_async_client.post(self._tokenize_url(), cast_to=object, body=body)
-            told = fields(answer, count=int, max_model_len=int)
+            told = fields(await self._aask_beside("/tokenize", body), count=int, max_model_len=int)
         return TokenCount(told["count"], told["max_model_len"])
 
     async def arender(self, messages: Sequence[BaseMessage]) -> str:
         """The text that the model will see of a conversation, special tokens and all: the engine's own tokens, read."""
         with typed_errors():
-            answer: Any = await self.root_async_client.post(
-                self._tokenize_url(), cast_to=object, body=self._conversation(messages, None)
-            )
+            answer = await self._aask_beside("/tokenize", self._conversation(messages, None))
             tokens = fields(answer, tokens=list)["tokens"]
-            url, body = self._tokenize_url().replace("/tokenize", "/detokenize"), {"model": self.model_name}
-            text: Any = await self.root_async_client.post(url, cast_to=object, body={**body, "tokens": tokens})
+            text = await self._aask_beside("/detokenize", {"model": self.model_name, "tokens": tokens})
             return fields(text, prompt=str)["prompt"]
+
+    async def _aask_beside(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON that the engine answers at a path of its own."""
+        return await self.root_async_client.post(self._beside(path), cast_to=object, body=body)
 
     def _tokenize(self, body: dict[str, Any], **kinds: type) -> dict[str, Any]:
         with typed_errors():
-            return fields(self.root_client.post(self._tokenize_url(), cast_to=object, body=body), **kinds)
+            return fields(self.root_client.post(self._beside("/tokenize"), cast_to=object, body=body), **kinds)
 
-    def _tokenize_url(self) -> str:
-        """``/tokenize`` stands beside ``/v1``, not below it."""
-        return (self.openai_api_base or "").rstrip("/").removesuffix("/v1") + "/tokenize"
+    def _beside(self, path: str) -> str:
+        """VLLM's own paths stand beside ``/v1``, not below it."""
+        return (self.openai_api_base or "").rstrip("/").removesuffix("/v1") + path
 
     def _conversation(self, messages: Sequence[BaseMessage], tools: Tools | None) -> dict[str, Any]:
         """What of a request decides how many tokens its prompt has."""

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from bs4 import BeautifulSoup
-from bs4.element import NavigableString, PreformattedString, Tag
-
 from rag_chat.errors import DocumentTooLarge, UnreadableDocument
 from rag_chat.passages import Block, Parsed
 
@@ -160,6 +157,9 @@ LINES = frozenset({
 
 def _parse_html(title: str, content: bytes) -> Parsed:
     """Headings open a block each; what is not for readers is left out. The encoding is the one the page declares."""
+    from bs4 import BeautifulSoup  # noqa: PLC0415 -- for documents in HTML alone, in the process that reads them
+    from bs4.element import NavigableString, PreformattedString, Tag  # noqa: PLC0415 -- likewise
+
     page = BeautifulSoup(content, "html.parser")
     named = page.title.get_text(" ", strip=True) if page.title else ""
     for tag in page.find_all(SILENT):
