@@ -48,7 +48,7 @@ class AuditLog:
 
     def __init__(self, path: Path, file_bytes: int = FILE_BYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _PrivateFile(path, maxBytes=file_bytes, backupCount=FILES, encoding="utf-8", delay=True)
+        self._file = SharedFile(path, maxBytes=file_bytes, backupCount=FILES, encoding="utf-8", delay=True)
         self._lines: queue.Queue[str | None] = queue.Queue(WAITING)
         self._dropped = 0
         self._closing = threading.Event()
@@ -94,7 +94,7 @@ class AuditLog:
         self._file.handle(logging.LogRecord("audit", logging.INFO, "", 0, "\n".join(lines), None, None))
 
 
-class _PrivateFile(RotatingFileHandler):
+class SharedFile(RotatingFileHandler):
     """A file that several workers append to. One of them turns it over when it is full; the others follow."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,6 +1,7 @@
 """Every protocol's stream says, byte for byte, the same on the short way as on LangChain's."""
 
 import asyncio
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.engine_streams import CORPUS, REFUSALS, logprobs, said
-from tests.unit.scripted import MODEL, SOON, Exchange, ScriptedEngine, Stage, Stream
+from tests.unit.scripted import MODEL, SOON, Exchange, ScriptedEngine, Stage, Stream, caller
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # langserve's own
 
@@ -228,3 +229,40 @@ async def test_a_stream_in_lines_has_no_comments(tmp_path: Path) -> None:
         await quiet.end()
         await loud.end()
     assert "ping" not in told
+
+
+# --- what is noted of them ------------------------------------------------------------------
+
+
+TIMED = ("time", "request_id", "seconds", "queued_seconds", "first_token_seconds")
+
+
+def counted(metrics: str) -> list[str]:
+    """Return the lines that count requests and tokens, without times."""
+    kinds = ("_total{", "_count{")
+    return sorted(line for line in metrics.splitlines() if any(kind in line for kind in kinds) and "tiny" in line)
+
+
+async def test_both_ways_are_noted_alike(tmp_path: Path) -> None:
+    """Tokens, ends and errors, in the audit log and in the metrics."""
+    noted: dict[str, tuple[list[Any], list[str]]] = {}
+    names = ("text", "no usage", "an error in place of chunks", "an error between chunks")
+    for way in ("short", "fast"):
+        folder = tmp_path / way
+        folder.mkdir()
+        stage = Stage(folder, way=way, audit_log=folder / "audit.jsonl")
+        steps = iter([*names] * len(WIRES))
+        async with stage.app(ScriptedEngine(lambda _, steps=steps: Stream(CORPUS[next(steps)]))) as app:
+            client = caller(app)
+            for wire in WIRES.values():
+                for _ in names:
+                    await client.post(wire.path, json=wire.body)
+            metrics = (await client.get("/metrics")).text
+            app.state.guarding.audit.close()
+        lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+        for line in lines:
+            line.update({timed: line[timed] is not None for timed in TIMED})
+        noted[way] = (lines, counted(metrics))
+    assert len(noted["fast"][0]) == len(WIRES) * len(names)
+    assert noted["fast"] == noted["short"]
+    assert noted["fast"][1]

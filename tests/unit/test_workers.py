@@ -1,11 +1,12 @@
 """What a worker gets of what the settings allow, and what several workers write together."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
-from app.guard.audit import FILES, TOGETHER, AuditLog
+from app.guard.audit import FILES, TOGETHER, AuditLog, SharedFile
 from app.guard.call import Call
 from app.server import create_app, open_sessions
 from app.settings import Limits, Settings
@@ -75,17 +76,21 @@ def test_workers_write_one_audit_log(tmp_path: Path) -> None:
 def test_a_worker_follows_the_audit_log_that_another_has_turned_over(tmp_path: Path) -> None:
     """It writes to the file that has the name now, and turns over no second one because its own was full."""
     path = tmp_path / "audit.jsonl"
-    one, other = (AuditLog(path, file_bytes=1000) for _ in range(2))
-    one._emit(["a" * 300])
-    other._emit(["b" * 300])
-    one._emit(["c" * 500])  # one too much
-    other._emit(["d" * 100])
+    one, other = (SharedFile(path, maxBytes=1000, backupCount=FILES, encoding="utf-8", delay=True) for _ in range(2))
+
+    def write(file: SharedFile, line: str) -> None:
+        file.handle(logging.LogRecord("audit", logging.INFO, "", 0, line, None, None))
+
+    write(one, "a" * 300)
+    write(other, "b" * 300)
+    write(one, "c" * 500)  # one too much
+    write(other, "d" * 100)
     turned = path.with_name("audit.jsonl.1")
     assert turned.read_text().split() == ["a" * 300, "b" * 300]
     assert path.read_text().split() == ["c" * 500, "d" * 100]
-    one._emit(["e" * 500])
-    other._file.doRollover()  # found full before the line above turned it over
-    other._emit(["f" * 100])
+    write(one, "e" * 500)
+    other.doRollover()  # found full before the line above turned it over
+    write(other, "f" * 100)
     assert turned.read_text().split() == ["c" * 500, "d" * 100]
     assert path.read_text().split() == ["e" * 500, "f" * 100]
     one.close()
