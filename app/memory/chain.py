@@ -293,7 +293,7 @@ class RememberingChain(Runnable[Any, Any]):
         missing = {turn.number: await self._counter.turn(turn.messages) for turn in held.turns if turn.tokens is None}
         if not missing:
             return held.turns
-        await self._turns.store.note_tokens(held, missing)
+        await self._turns.finish(self._turns.store.note_tokens(held, missing))
         return [
             Turn(turn.number, turn.text, turn.opens, missing.get(turn.number, turn.tokens), turn.created_at)
             for turn in held.turns
@@ -309,7 +309,7 @@ class RememberingChain(Runnable[Any, Any]):
             log.warning("a conversation with %s could not be summarised: %s", self.habits.model, type(error).__name__)
             return
         if summary:
-            await self._turns.store.note_summary(held, summary, turns[-1].number)
+            await self._turns.finish(self._turns.store.note_summary(held, summary, turns[-1].number))
 
     # --- remembering -------------------------------------------------------------------------
 
@@ -324,7 +324,8 @@ class RememberingChain(Runnable[Any, Any]):
             raise EngineFailed("The answer has no end, so the conversation was not kept.")
         messages = [worth_keeping(message) for message in (*new, *said)]
         tokens = await self._counter.turn(messages)
-        await self._turns.store.add(held, messages, opens=opens(new), tokens=tokens, ttl=self.habits.ttl)
+        store = self._turns.store
+        await self._turns.finish(store.add(held, messages, opens=opens(new), tokens=tokens, ttl=self.habits.ttl))
 
 
 def _split(value: Any) -> tuple[Any, Any]:

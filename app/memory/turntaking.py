@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.errors import MemoryUnavailable, SessionBusy
 from app.memory.kept import Held, SessionName
@@ -72,6 +72,19 @@ class TurnTaking:
                     await asyncio.shield(self.store.later(self._release(held)))
             finally:
                 line.lock.release()
+
+    async def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Write something, to its end even where whoever asked leaves meanwhile.
+
+        Cut off in the middle it would cost a connection, and a database in memory is gone with its connection.
+        """
+        writing = self.store.later(work)
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            writing.exception()  # nobody is there to be told
+            raise
 
     @contextlib.asynccontextmanager
     async def _in_line(self, name: SessionName) -> AsyncGenerator[_Line]:

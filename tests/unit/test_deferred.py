@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from langchain_core.messages import HumanMessage
 
 from app.engines.transport import DeferredTransport
 from app.memory.deferred import DeferredStore
@@ -46,6 +47,23 @@ async def test_conversations_in_memory_outlive_renewals_that_are_cut_off() -> No
     for number in range(100):
         async with turns.turn(SessionName("ada", "tiny", f"s{number % 7}")):
             await asyncio.sleep(0.0005 * (number % 9))  # many moments of a renewal
+    await store.close()
+
+
+async def test_conversations_in_memory_outlive_clients_that_leave_while_they_are_kept() -> None:
+    """At whatever moment that is: the turn is kept whole, and everything before it too."""
+    store = DeferredStore(None)
+    turns = TurnTaking(store, wait=10)
+    async with turns.turn(NAME) as held:
+        for steps in range(1, 41):
+            said = [HumanMessage("hi")]
+            keeping = asyncio.create_task(turns.finish(store.add(held, said, opens=True, tokens=1, ttl=None)))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            keeping.cancel()
+            await asyncio.wait([keeping])
+    info, _ = await store.read(NAME)
+    assert info.turns == 40
     await store.close()
 
 
