@@ -16,7 +16,7 @@ from app.counting import CountingChat
 from app.engines.line import EngineLine
 from app.errors import Refused, UnknownModel, scrub
 from app.guard.call import may_use
-from app.protocols.asking import FastChain, find_fast_way
+from app.streams.asking import FastChain, find_fast_way
 from vllm_launcher.registry import ModelSpec, Sampling
 
 RAW = "raw"
@@ -44,7 +44,7 @@ class ServedModel:
 
     @cached_property
     def fast(self) -> FastChain | None:
-        """``chain`` as the fast path asks it, where it knows it: see ``app/protocols/asking.py``."""
+        """``chain`` as the fast path asks it, where it knows it: see ``app/streams/asking.py``."""
         return find_fast_way(self.chain) if self.chain is not None else None
 
     @cached_property

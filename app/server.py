@@ -42,8 +42,13 @@ from app.memory.deferred import DeferredStore
 from app.memory.kept import Bounds
 from app.memory.turntaking import TurnTaking
 from app.openapi import Bodies, describe_bodies
-from app.protocols import anthropic, kserve, langserve, ollama, openai, tgi
+from app.protocols.anthropic import routes as anthropic
 from app.protocols.chat_service import ChatService
+from app.protocols.kserve import routes as kserve
+from app.protocols.langserve import routes as langserve
+from app.protocols.ollama import routes as ollama
+from app.protocols.openai import routes as openai
+from app.protocols.tgi import routes as tgi
 from app.rehearsal import Rehearsals, Rehearsed, prompt_of, rehearse_files
 from app.responses import install_handlers
 from app.settings import Settings

@@ -11,9 +11,9 @@ from starlette.responses import JSONResponse, Response
 from app.engines.table import ServerTable
 from app.errors import describe_progress, scrub
 from app.guard.gate import key_of
-from app.protocols.sse import Event, EventStream, Pump
 from app.settings import Settings
 from app.shutdown import Shutdown
+from app.streams.sse import Event, EventStream, Pump
 from vllm_launcher.keys import Key
 from vllm_launcher.registry import ModelSpec, Registry
 from vllm_launcher.status import ServerStatus

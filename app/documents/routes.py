@@ -19,11 +19,11 @@ from app.documents.queue import IngestQueue, Job
 from app.documents.uploads import Search, files_of, parsed
 from app.errors import ShuttingDown, UnknownDocument
 from app.guard.bodies import while_wanted
-from app.protocols.langserve_events import render_error
-from app.protocols.sse import Event, EventStream, Pump
+from app.protocols.langserve.events import render_error
 from app.responses import named_errors
 from app.settings import Settings
 from app.shutdown import Shutdown
+from app.streams.sse import Event, EventStream, Pump
 
 EVENTS = "text/event-stream"
 DOCUMENT_LIMIT = 64

@@ -18,9 +18,10 @@ from app.generated.pool import POOL
 from app.grpc.calls import Calls
 from app.grpc.services import GrpcServices
 from app.guard.certificate import read_pair
-from app.protocols import chat_grpc, kserve_grpc
+from app.protocols import chat_grpc
 from app.protocols.chat_service import ChatService
-from app.protocols.kserve_service import KServe
+from app.protocols.kserve import grpc_service as kserve_grpc
+from app.protocols.kserve.service import KServe
 from app.settings import Settings
 
 HEALTH = "grpc.health.v1.Health"

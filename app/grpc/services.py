@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from app.protocols.chat_service import ChatService
-from app.protocols.kserve_service import KServe
+from app.protocols.kserve.service import KServe
 from app.shutdown import Shutdown
 
 Admit = Callable[[str, Mapping[str, str]], AbstractAsyncContextManager[str | None]]

@@ -220,7 +220,7 @@ class Answer:
             self.complete = True
 
     def watch(self, write: Write) -> Write:
-        """Return the way of pieces that pass the middlewares by (``app/protocols/relay.py``), watched too."""
+        """Return the way of pieces that pass the middlewares by (``app/streams/relay.py``), watched too."""
 
         def write_watched(body: bytes) -> bool:
             self._look(len(body))

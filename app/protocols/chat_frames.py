@@ -5,9 +5,9 @@ from langchain_core.messages import AIMessageChunk
 from typing_extensions import override
 
 from app.protocols.chat_service import as_chunk
-from app.protocols.frames import Frames
-from app.protocols.known_chain import Asked
 from app.protocols.telling import Shortcut, Telling
+from app.streams.frames import Frames
+from app.streams.known_chain import Asked
 
 NOTHING = b'""'
 

@@ -18,13 +18,13 @@ from app.errors import EngineFailed, InvalidInput, ModelNotReady, Refused, Servi
 from app.images import ImageCheck
 from app.images.blocks import find_images
 from app.memory.session import current_session
-from app.protocols.asking import Question
 from app.protocols.chat_request import ChatRequest
 from app.protocols.chunks import stream_chunks
 from app.protocols.plain_completion import complete, complete_stream
 from app.responses import name_error, named_errors
 from app.settings import Settings
 from app.shutdown import Shutdown
+from app.streams.asking import Question
 
 T = TypeVar("T")
 

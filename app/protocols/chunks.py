@@ -11,7 +11,7 @@ from typing import Any
 from chat_vllm.events import DONE, EventSplitter, read_plain
 from chat_vllm.model import has_finished, require_finish
 
-from app.protocols.known_chain import Asked
+from app.streams.known_chain import Asked
 
 
 async def stream_chunks(asked: Asked) -> AsyncGenerator[Any, None]:

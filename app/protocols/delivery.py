@@ -18,12 +18,12 @@ from app.guard.bodies import parse_preferences, read_json, while_wanted
 from app.protocols.chat_frames import ChatFrames
 from app.protocols.chat_request import ChatRequest
 from app.protocols.chat_service import ChatService, gather
-from app.protocols.relay import Relay, RelayedStream
 from app.protocols.shapes import Shape
-from app.protocols.sse import Event, EventStream, Pump
 from app.protocols.telling import Telling
 from app.responses import invalid, name_error, named_errors
 from app.settings import Limits
+from app.streams.relay import Relay, RelayedStream
+from app.streams.sse import Event, EventStream, Pump
 
 SESSION_HEADER = "x-session-id"
 SESSION_LENGTH = 128

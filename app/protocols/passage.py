@@ -15,9 +15,9 @@ from app.catalogue import Choice
 from app.errors import InvalidInput, TooLarge
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, wait_of
-from app.protocols.relay import Relay
-from app.protocols.sse import Event, Piece
 from app.protocols.turns import check_content
+from app.streams.relay import Relay
+from app.streams.sse import Event, Piece
 
 FORBIDDEN = ("kv_transfer_params", "ec_transfer_params", "chat_template", "mm_processor_kwargs", "media_io_kwargs")
 """Fields of vLLM that name other machines, or programs to run."""

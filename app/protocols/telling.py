@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import orjson
 from langchain_core.messages import AIMessageChunk
 
-from app.protocols.sse import Event, one_line
+from app.streams.sse import Event, one_line
 
 MARK = "\x00the text\x00"
 MARKED = orjson.dumps(MARK)

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from app.chains import ChainError
-from app.protocols.sse import Event
 from app.server import create_app
 from app.settings import Settings, read_secret
+from app.streams.sse import Event
 from tests.unit.scripted import (
     MODEL,
     REGISTRY,

@@ -15,8 +15,8 @@ from app.errors import InternalError, ServiceError
 from app.generated.inference import inference_pb2 as kserve
 from app.generated.langserve_vllm.v1 import chat_pb2 as chat
 from app.protocols.chat_grpc import read_question
-from app.protocols.kserve_grpc import InferenceService
-from app.protocols.kserve_service import KServe
+from app.protocols.kserve.grpc_service import InferenceService
+from app.protocols.kserve.service import KServe
 from tests.unit.scripted import MODEL, ScriptedEngine, Stage, says
 from tests.unit.test_kserve_grpc import ask, call
 

@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from app.errors import InvalidInput, ServiceError, TooLarge, UnknownModel
 from app.generated.inference import inference_pb2 as pb
 from app.grpc.calls import Call
-from app.protocols.kserve_grpc import InferenceService, read_request, write_parameter
-from app.protocols.kserve_service import KServe
+from app.protocols.kserve.grpc_service import InferenceService, read_request, write_parameter
+from app.protocols.kserve.service import KServe
 from tests.unit.scripted import MODEL, ScriptedEngine, ScriptedLauncher, Stage, answer, says, server
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # langserve's own

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 
 from app.errors import InvalidInput, Refused, ServiceError
-from app.protocols.kserve_bodies import flat, from_generate, inflate
-from app.protocols.kserve_parse import Asked, parse
-from app.protocols.kserve_render import Rendering, render_embeddings
-from app.protocols.kserve_tensors import InferRequest, InferResponse, Tensor
+from app.protocols.kserve.bodies import flat, from_generate, inflate
+from app.protocols.kserve.parse import Asked, parse
+from app.protocols.kserve.render import Rendering, render_embeddings
+from app.protocols.kserve.tensors import InferRequest, InferResponse, Tensor
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(32))
 

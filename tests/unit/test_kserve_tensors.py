@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
-from app.protocols.kserve_tensors import InferResponse, Tensor, checked, from_json, pack, to_json, unpack
+from app.protocols.kserve.tensors import InferResponse, Tensor, checked, from_json, pack, to_json, unpack
 
 TEXTS = b"\x02\x00\x00\x00hi\x00\x00\x00\x00"
 

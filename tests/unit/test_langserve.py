@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.protocols.langserve_events import mend
+from app.protocols.langserve.events import mend
 from app.server import create_app
 from tests.unit.scripted import (
     MODEL,

@@ -11,7 +11,7 @@ from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tracers.context import collect_runs
 
-from app.protocols.known_chain import recognise
+from app.streams.known_chain import recognise
 from tests.unit.engine_streams import CORPUS, DEAD, HEAD, REFUSALS, USAGE, call, logprobs
 from tests.unit.memory_network import MemoryNetwork
 from tests.unit.scripted import MODEL, ScriptedEngine, Stage, Stream, says

@@ -10,8 +10,8 @@ from app.generated.inference import inference_pb2 as infer
 from app.generated.langserve_vllm.v1 import chat_pb2 as chat
 from app.grpc.calls import Call
 from app.protocols.chat_grpc import GrpcChats
-from app.protocols.kserve_grpc import InferenceService
-from app.protocols.kserve_service import KServe
+from app.protocols.kserve.grpc_service import InferenceService
+from app.protocols.kserve.service import KServe
 from tests.unit.engine_streams import CORPUS, REFUSALS
 from tests.unit.scripted import MODEL, ScriptedEngine, Stage, Stream
 

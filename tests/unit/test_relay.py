@@ -10,7 +10,7 @@ import pytest
 
 from app.engines.connection import Answer, Connections
 from app.errors import EngineBusy, EngineUnreachable
-from app.protocols.relay import Relay
+from app.streams.relay import Relay
 from tests.unit.memory_network import MemoryNetwork
 from tests.unit.scripted import SOON, ScriptedEngine, answer
 

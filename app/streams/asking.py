@@ -9,9 +9,9 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from app.memory.chain import OpenTurn, RememberingChain
 from app.memory.conversation import Gathered
-from app.protocols.frames import Frames
-from app.protocols.known_chain import Asked, KnownChain, recognise
-from app.protocols.relay import Relay
+from app.streams.frames import Frames
+from app.streams.known_chain import Asked, KnownChain, recognise
+from app.streams.relay import Relay
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any, cast
 from langchain_core.messages import AIMessage
 
 from app.catalogue import Choice
-from app.protocols.kserve_parse import EXCLUDE, EXTRAS, IMAGE, MESSAGES, SAMPLING, STREAM, TEXT, Asked
-from app.protocols.kserve_tensors import InferRequest, InferResponse, Tensor
+from app.protocols.kserve.parse import EXCLUDE, EXTRAS, IMAGE, MESSAGES, SAMPLING, STREAM, TEXT, Asked
+from app.protocols.kserve.tensors import InferRequest, InferResponse, Tensor
 
 TEXT_OUT, PICTURES, EMBEDDING = "text_output", "image", "embedding"
 FINAL = "triton_final_response"

@@ -13,7 +13,7 @@ from chat_vllm.model import has_finished, require_finish
 from langchain_core.messages import AIMessageChunk
 
 from app.memory.conversation import Gathered
-from app.protocols.known_chain import Asked, message_id
+from app.streams.known_chain import Asked, message_id
 
 
 class Frames(ABC):

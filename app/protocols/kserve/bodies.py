@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import InvalidInput, TooLarge
 from app.openapi import Answers, Bodies
-from app.protocols.kserve_parse import VERSION
-from app.protocols.kserve_render import FINAL
-from app.protocols.kserve_tensors import InferRequest, InferResponse, Tensor, plain
+from app.protocols.kserve.parse import VERSION
+from app.protocols.kserve.render import FINAL
+from app.protocols.kserve.tensors import InferRequest, InferResponse, Tensor, plain
 
 WINDOWS = {"gzip": 31, "deflate": 15}
 """zlib's parameter for each encoding of a body."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from app.errors import InvalidInput, Refused
 from app.guard.bodies import parse_json
 from app.protocols.chat_request import ChatRequest
-from app.protocols.kserve_tensors import InferRequest, Tensor
+from app.protocols.kserve.tensors import InferRequest, Tensor
 from app.responses import invalid
 
 VERSION = "1"

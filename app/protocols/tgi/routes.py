@@ -13,15 +13,14 @@ from starlette.responses import JSONResponse, Response
 from app.catalogue import CHATS, Choice
 from app.errors import InvalidInput, UnknownModel
 from app.openapi import Answers, Bodies
-from app.protocols import openai
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse, wait_of
 from app.protocols.drawing import draw
-from app.protocols.openai_engine import read_embeddings, read_images
+from app.protocols.openai import routes as openai
+from app.protocols.openai.engine import read_embeddings, read_images
 from app.protocols.shapes import TGI_ERROR, render_tgi
-from app.protocols.sse import data
-from app.protocols.tgi_answers import TAGS, Form, TokensTelling, render_info, render_text
-from app.protocols.tgi_requests import (
+from app.protocols.tgi.answers import TAGS, Form, TokensTelling, render_info, render_text
+from app.protocols.tgi.requests import (
     UNSUPPORTED_FEATURES,
     DrawingBody,
     FeatureBody,
@@ -31,6 +30,7 @@ from app.protocols.tgi_requests import (
     read_parameters,
     read_text,
 )
+from app.streams.sse import data
 from vllm_launcher import __version__
 
 WIRE = Wire(data, render_tgi)

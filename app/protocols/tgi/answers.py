@@ -11,9 +11,9 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from typing_extensions import override
 
 from app.catalogue import Choice
-from app.protocols.sse import Event, data
 from app.protocols.telling import Reader, Shortcut, Telling
 from app.protocols.usage import count_usage
+from app.streams.sse import Event, data
 
 TAGS = {
     "chat": "text-generation",

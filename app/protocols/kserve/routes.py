@@ -1,7 +1,7 @@
 """KServe v2 over HTTP: ``/v2``, with Triton's binary tensors, ``generate`` and ``generate_stream``.
 
 Sources: the Open Inference Protocol (``inference_rest.md``), and Triton's ``extension_binary_data.md``,
-``extension_generate.md`` and ``extension_model_repository.md``. Names of tensors: ``app/protocols/kserve_parse.py``.
+``extension_generate.md`` and ``extension_model_repository.md``. Names of tensors: ``app/protocols/kserve/parse.py``.
 """
 
 import json
@@ -19,14 +19,14 @@ from app.errors import InvalidInput, ShuttingDown
 from app.guard.bodies import parse_json, read_bytes
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import SESSION_HEADER, Delivery, Wire, session_of, wait_of
-from app.protocols.kserve_bodies import BODIES, flat, from_generate, inflate
-from app.protocols.kserve_parse import STREAM, VERSION
-from app.protocols.kserve_render import EXTENSIONS, PLATFORM, Rendering, Signature
-from app.protocols.kserve_service import KServe
-from app.protocols.kserve_tensors import InferRequest, InferResponse, from_json, to_json
+from app.protocols.kserve.bodies import BODIES, flat, from_generate, inflate
+from app.protocols.kserve.parse import STREAM, VERSION
+from app.protocols.kserve.render import EXTENSIONS, PLATFORM, Rendering, Signature
+from app.protocols.kserve.service import KServe
+from app.protocols.kserve.tensors import InferRequest, InferResponse, from_json, to_json
 from app.protocols.shapes import render_kserve
-from app.protocols.sse import Event, data
 from app.protocols.telling import Telling
+from app.streams.sse import Event, data
 from vllm_launcher import __version__
 
 __all__ = ["BODIES", "create_router"]

@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from app.catalogue import ServedModel
 from app.protocols.drawing import read_pictures
-from app.protocols.sse import Event, line, one_line
 from app.protocols.telling import MARK, MARKED, Shortcut, Telling
 from app.protocols.usage import count_usage
+from app.streams.sse import Event, line, one_line
 
 Kind = Literal["chat", "generate"]
 MOMENT = "the moment"

@@ -9,9 +9,9 @@ import orjson
 from langchain_core.messages import AIMessageChunk
 from typing_extensions import override
 
-from app.protocols.frames import Frames
-from app.protocols.known_chain import Asked
-from app.protocols.sse import Event
+from app.streams.frames import Frames
+from app.streams.known_chain import Asked
+from app.streams.sse import Event
 
 Dumps = Callable[[Any], bytes]
 """LangServe's serializer."""

@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from app.catalogue import Choice
 from app.protocols.drawing import Drawn, read_pictures
-from app.protocols.sse import Data, Event, data
 from app.protocols.telling import Telling
 from app.protocols.usage import count_usage
+from app.streams.sse import Data, Event, data
 
 CREATED = 1_700_000_000
 """``created`` of every model: no entry of models.json has a date, and clients only ask that it be a number."""

@@ -17,8 +17,8 @@ from app.engines.connection import Answer
 from app.errors import ServiceError
 from app.guard.bodies import CallerLeft, while_wanted
 from app.guard.client_connection import WRITE, Write
-from app.protocols.sse import PING, STREAM_HEADERS, Event
 from app.shutdown import Shutdown
+from app.streams.sse import PING, STREAM_HEADERS, Event
 
 
 class Renderer(Protocol):

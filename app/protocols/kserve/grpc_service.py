@@ -7,10 +7,10 @@ from typing import Any
 from app.errors import InvalidInput, ServiceError, TooLarge, meaning
 from app.generated.inference import inference_pb2 as pb
 from app.grpc.calls import Call
-from app.protocols.kserve_parse import VERSION
-from app.protocols.kserve_render import EXTENSIONS, FINAL, PLATFORM, Signature
-from app.protocols.kserve_service import KServe
-from app.protocols.kserve_tensors import (
+from app.protocols.kserve.parse import VERSION
+from app.protocols.kserve.render import EXTENSIONS, FINAL, PLATFORM, Signature
+from app.protocols.kserve.service import KServe
+from app.protocols.kserve.tensors import (
     TENSORS_MOST,
     InferRequest,
     InferResponse,

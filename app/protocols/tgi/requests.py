@@ -14,7 +14,7 @@ from app.catalogue import Choice
 from app.errors import InvalidInput
 from app.protocols.chat_request import ChatRequest
 from app.protocols.delivery import parse, session_of, wait_of
-from app.protocols.ollama_requests import picture_url
+from app.protocols.ollama.requests import picture_url
 from app.protocols.turns import read_turns
 
 UNSUPPORTED = {

@@ -12,9 +12,9 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from typing_extensions import override
 
-from app.protocols.sse import Event, dump
 from app.protocols.telling import Telling
 from app.protocols.usage import count_usage
+from app.streams.sse import Event, dump
 
 
 def frame(value: Any) -> Event:

@@ -7,8 +7,8 @@ from typing import Any
 
 from app.errors import describe, describe_progress, meaning, scrub
 from app.guard.bodies import CallerLeft
-from app.protocols.sse import Event
 from app.responses import name_error
+from app.streams.sse import Event
 from vllm_launcher.status import ServerStatus
 
 

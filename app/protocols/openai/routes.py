@@ -12,11 +12,11 @@ from starlette.responses import JSONResponse, Response
 from app.catalogue import CHATS, RAW, Catalogue, Choice
 from app.errors import InvalidInput
 from app.openapi import Answers, Bodies
-from app.protocols import anthropic_models
+from app.protocols.anthropic import models as anthropic_models
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
 from app.protocols.drawing import draw
-from app.protocols.openai_answers import (
+from app.protocols.openai.answers import (
     ChatTelling,
     Heading,
     TextTelling,
@@ -25,8 +25,8 @@ from app.protocols.openai_answers import (
     render_model,
     render_text,
 )
-from app.protocols.openai_engine import EmbeddingBody, ImageBody, read_embeddings, read_images
-from app.protocols.openai_requests import (
+from app.protocols.openai.engine import EmbeddingBody, ImageBody, read_embeddings, read_images
+from app.protocols.openai.requests import (
     UNSUPPORTED_CHAT,
     UNSUPPORTED_TEXT,
     Body,
@@ -37,7 +37,7 @@ from app.protocols.openai_requests import (
 )
 from app.protocols.passage import check_passage, pass_on
 from app.protocols.shapes import OPENAI_ERROR, render_openai
-from app.protocols.sse import data
+from app.streams.sse import data
 
 WIRE = Wire(data, render_openai)
 ANSWERS = Answers("OpenAIError", OPENAI_ERROR)

@@ -15,7 +15,7 @@ from app.protocols.chat_request import ChatRequest
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse, wait_of
 from app.protocols.drawing import draw
-from app.protocols.ollama_answers import (
+from app.protocols.ollama.answers import (
     Heading,
     LinesTelling,
     render_answer,
@@ -23,7 +23,7 @@ from app.protocols.ollama_answers import (
     render_running,
     render_shown,
 )
-from app.protocols.ollama_requests import (
+from app.protocols.ollama.requests import (
     UNSUPPORTED_GENERATE,
     ChatBody,
     EmbedBody,
@@ -33,9 +33,9 @@ from app.protocols.ollama_requests import (
     read_chat,
     read_generate,
 )
-from app.protocols.openai_engine import read_embeddings, read_images
+from app.protocols.openai.engine import read_embeddings, read_images
 from app.protocols.shapes import OLLAMA_ERROR, render_ollama
-from app.protocols.sse import line
+from app.streams.sse import line
 
 API_VERSION = "0.13.0"
 """The version of Ollama whose API this follows: clients ask before they use what is new in it."""

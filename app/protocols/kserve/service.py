@@ -8,9 +8,9 @@ from typing import Any, cast
 from app.catalogue import Choice
 from app.errors import EngineFailed, InvalidInput, ShuttingDown, TooLarge
 from app.protocols.chat_service import ChatService
-from app.protocols.kserve_parse import VERSION, Asked, check_version, parse, texts
-from app.protocols.kserve_render import Rendering, Signature, inputs_of, last, outputs_of, render_embeddings
-from app.protocols.kserve_tensors import InferRequest, InferResponse
+from app.protocols.kserve.parse import VERSION, Asked, check_version, parse, texts
+from app.protocols.kserve.render import Rendering, Signature, inputs_of, last, outputs_of, render_embeddings
+from app.protocols.kserve.tensors import InferRequest, InferResponse
 from app.responses import named_errors
 from app.status import describe_waiting
 

@@ -34,16 +34,16 @@ from app.guard.bodies import Preferences, parse_preferences, read_json, while_wa
 from app.images import ImageCheck
 from app.memory.chain import SESSION, RememberingChain
 from app.openapi import Bodies
-from app.protocols.asking import Question, find_fast_way
-from app.protocols.known_chain import new_id
-from app.protocols.langserve_batch import Item, gather, item_error, join, split, tolerates
-from app.protocols.langserve_events import is_output, logs_output, mend, render_error, tell_progress, tells_output
-from app.protocols.langserve_fast import LangServeFrames
-from app.protocols.relay import Relay, RelayedStream
-from app.protocols.sse import Event, EventStream, Pump
+from app.protocols.langserve.batch import Item, gather, item_error, join, split, tolerates
+from app.protocols.langserve.events import is_output, logs_output, mend, render_error, tell_progress, tells_output
+from app.protocols.langserve.frames import LangServeFrames
 from app.responses import invalid, named_errors
 from app.settings import Settings
 from app.shutdown import Shutdown
+from app.streams.asking import Question, find_fast_way
+from app.streams.known_chain import new_id
+from app.streams.relay import Relay, RelayedStream
+from app.streams.sse import Event, EventStream, Pump
 from vllm_launcher.registry import ModelSpec
 
 

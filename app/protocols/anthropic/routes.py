@@ -5,8 +5,8 @@ from starlette.responses import JSONResponse, Response
 
 from app.catalogue import CHATS
 from app.openapi import Answers, Bodies
-from app.protocols.anthropic_answers import MessageTelling, frame, render_message
-from app.protocols.anthropic_requests import UNSUPPORTED, CountBody, MessagesBody, read_messages
+from app.protocols.anthropic.answers import MessageTelling, frame, render_message
+from app.protocols.anthropic.requests import UNSUPPORTED, CountBody, MessagesBody, read_messages
 from app.protocols.chat_service import ChatService
 from app.protocols.delivery import Delivery, Wire, parse
 from app.protocols.shapes import ANTHROPIC_ERROR, render_anthropic
