@@ -23,6 +23,11 @@ class Client(Protocol):
         ...
 
 
+TRIES = 6
+MOMENTS = 10
+"""Five milliseconds each, that the chunks of an answer of 48 tokens come in at least."""
+
+
 @pytest.fixture(scope="session")
 def javascript(product: Any) -> Client:
     """The client, calling smollm2."""
@@ -68,12 +73,20 @@ async def test_a_conversation_of_all_roles_arrives_whole(javascript: Client, pro
 
 
 async def test_stream_yields_chunks_over_time_that_sum_to_the_invoke(javascript: Client, product: Any) -> None:
-    """Chunks come one after the other, and together are what an invoke at temperature 0 says."""
-    chunks = await javascript("stream")
-    assert {chunk["kind"] for chunk in chunks} == {"AIMessageChunk"}
-    moments = {round(chunk["at"] / 5) for chunk in chunks}
-    assert len(moments) > 10, "the chunks came in bursts"
-    assert "".join(chunk["content"] for chunk in chunks) == await invoked(product.url)
+    """Chunks come one after the other, and together are what an invoke at temperature 0 says.
+
+    The engine may leave Node no core until its answer is done: then all chunks are read at once. What a service holds
+    back comes in bursts every time.
+    """
+    answer, moments = await invoked(product.url), set[int]()
+    for _ in range(TRIES):
+        chunks = await javascript("stream")
+        assert {chunk["kind"] for chunk in chunks} == {"AIMessageChunk"}
+        assert "".join(chunk["content"] for chunk in chunks) == answer
+        moments = {round(chunk["at"] / 5) for chunk in chunks}
+        if len(moments) > MOMENTS:
+            return
+    pytest.fail(f"the chunks came in bursts: in {len(moments)} moments")
 
 
 async def test_batch_answers_in_the_order_of_its_inputs(javascript: Client) -> None:
