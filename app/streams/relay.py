@@ -8,17 +8,16 @@ than we write, a task sends what waits by ASGI's ``send``, and meanwhile nothing
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
+from typing_extensions import override
 
 from app.engines.connection import Answer
 from app.errors import ServiceError
-from app.guard.bodies import CallerLeft, while_wanted
-from app.guard.client_connection import WRITE, Write
+from app.guard.client_connection import Write
 from app.shutdown import Shutdown
-from app.streams.sse import PING, STREAM_HEADERS, Event
+from app.streams.sse import PING, Event, StreamingAnswer, body, take_nothing
 
 
 class Renderer(Protocol):
@@ -73,7 +72,7 @@ class Relay:
         self._keep = keep
         self._lifetime = lifetime
         self._send: Send | None = None
-        self._write: Write = _wait
+        self._write: Write = take_nothing
         self._waiting: list[bytes] = []
         self._sender: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -98,7 +97,7 @@ class Relay:
             await self.aclose()
             raise self._error
 
-    async def run(self, send: Send, write: Write | None = None) -> None:
+    async def run(self, send: Send, write: Write = take_nothing) -> None:
         """Send everything to the client; return at the end, or raise what ended the stream.
 
         Args:
@@ -107,7 +106,7 @@ class Relay:
         """
         while self._waiting:
             await self._send_waiting(send)
-        self._send, self._write = send, write or _wait
+        self._send, self._write = send, write
         self._answer.resume()
         if self._ping is not None:
             self._timer = self._loop.call_later(self._ping, self._tick, self._ping)
@@ -218,7 +217,7 @@ class Relay:
 
     async def _send_waiting(self, send: Send) -> None:
         frames, self._waiting = b"".join(self._waiting), []
-        await send(_body(frames))
+        await send(body(frames))
         self._wrote = self._loop.time()
 
     def _tick(self, ping: float) -> None:
@@ -229,25 +228,14 @@ class Relay:
         self._timer = self._loop.call_later(due if due > 0 else ping, self._tick, ping)
 
 
-def _wait(_: bytes) -> bool:
-    """Take nothing at once."""
-    return False
-
-
 async def _stop(task: asyncio.Task[None] | None) -> None:
     if task is not None and not task.done():
         task.cancel()
         await asyncio.wait([task])
 
 
-def _body(frames: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": frames, "more_body": True}
-
-
-class RelayedStream(Response):
+class RelayedStream(StreamingAnswer):
     """As ``EventStream``, with a relay where that has a pump."""
-
-    media_type = "text/event-stream"
 
     def __init__(
         self,
@@ -257,30 +245,13 @@ class RelayedStream(Response):
         shutdown: Shutdown,
         media_type: str | None = None,
     ) -> None:
-        self.media_type = media_type or self.media_type
-        self.status_code = 200
-        self.background = None
-        self.init_headers(STREAM_HEADERS)
+        super().__init__(render_error=render_error, shutdown=shutdown, media_type=media_type)
         self._relay = relay
-        self._render_error = render_error
-        self._shutdown = shutdown
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the frames as they come. Heads, ends and what waits go through every middleware."""
-        try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_all(receive, send, scope.get("extensions", {}).get(WRITE))
-        except CallerLeft:
-            pass
-        finally:
-            await self._relay.aclose()
+    @override
+    async def aclose(self) -> None:
+        await self._relay.aclose()
 
-    async def _send_all(self, receive: Receive, send: Send, write: Write | None) -> None:
-        try:
-            async with while_wanted(receive, self._shutdown):
-                await self._relay.run(send, write)
-        except CallerLeft:
-            raise
-        except Exception as error:  # noqa: BLE001 -- named, in the stream's own way
-            await send(_body(self._render_error(error).encode()))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    @override
+    async def pour(self, send: Send, write: Write) -> None:
+        await self._relay.run(send, write)

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from typing_extensions import override
 
 from app.errors import InternalError
 from app.guard.bodies import CallerLeft, while_wanted
@@ -204,22 +205,78 @@ class Pump:
             await asyncio.wait([self._task], timeout=CANCEL_AGAIN)
 
 
-class EventStream(Response):
-    """An answer of server-sent events.
+class StreamingAnswer(Response):
+    """An answer in pieces that ends in one of three ways.
 
-    Ends in one of three ways: the pump's last event; one error event; silence, because the caller has left.
+    Its own last piece; one error event; silence, because the caller has left.
 
     Args:
-        pump: Where the events come from; stopped at the end, however it comes.
-        held: Events that were pulled before the answer began.
         render_error: Makes the error event.
         shutdown: Interrupts the stream at its deadline.
-        ping: Seconds of silence before a comment line; None where the stream's form has no comments.
         media_type: Of an answer that is no stream of events but of lines.
         endless: It has no end of its own, so it ends when the app begins to.
     """
 
     media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        *,
+        render_error: Callable[[BaseException], Event],
+        shutdown: Shutdown,
+        media_type: str | None,
+        endless: bool = False,
+    ) -> None:
+        self.media_type = media_type or self.media_type
+        self.status_code = 200
+        self.background = None
+        self.init_headers(STREAM_HEADERS)
+        self._render_error = render_error
+        self._shutdown = shutdown
+        self._endless = endless
+
+    async def pour(self, send: Send, write: Write) -> None:
+        """Send the pieces: at once by ``write``, or where that takes none, by ``send``."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        raise NotImplementedError
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send head, pieces and end."""
+        write: Write = scope.get("extensions", {}).get(WRITE, take_nothing)
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._send_all(receive, send, write)
+        except CallerLeft:
+            pass
+        finally:
+            await self.aclose()
+
+    async def _send_all(self, receive: Receive, send: Send, write: Write) -> None:
+        try:
+            async with while_wanted(receive, self._shutdown, endless=self._endless):
+                await self.pour(send, write)
+        except CallerLeft:
+            raise
+        except Exception as error:  # noqa: BLE001 -- named, in the stream's own way
+            await send(body(self._render_error(error).encode()))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class EventStream(StreamingAnswer):
+    """An answer of events that a pump delivers.
+
+    Args:
+        pump: Where the events come from; stopped at the end, however it comes.
+        held: Events that were pulled before the answer began.
+        render_error: See ``StreamingAnswer``, as the others.
+        shutdown: The same.
+        ping: Seconds of silence before a comment line; None where the stream's form has no comments.
+        media_type: The same.
+        endless: The same.
+    """
 
     def __init__(  # noqa: PLR0913 -- all but the first by name
         self,
@@ -232,71 +289,56 @@ class EventStream(Response):
         endless: bool = False,
         media_type: str | None = None,
     ) -> None:
-        self.media_type = media_type or self.media_type
-        self.status_code = 200
-        self.background = None
-        self.init_headers(STREAM_HEADERS)
+        super().__init__(render_error=render_error, shutdown=shutdown, media_type=media_type, endless=endless)
         self._pump = pump
         self._held = held
-        self._render_error = render_error
-        self._shutdown = shutdown
         self._ping = ping
-        self._endless = endless
+        self._sent = 0.0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events as they come."""
-        write: Write = scope.get("extensions", {}).get(WRITE, _take_nothing)
-        try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_all(receive, send, write)
-        except CallerLeft:
-            pass
-        finally:
-            await self._pump.stop()
+    @override
+    async def aclose(self) -> None:
+        await self._pump.stop()
 
-    async def _send_all(self, receive: Receive, send: Send, write: Write) -> None:
-        try:
-            async with while_wanted(receive, self._shutdown, endless=self._endless):
-                for event in self._held:
-                    await _send(send, event.encode())
-                with self._commented():
-                    while (event := await self._pump.next()) is not None:
-                        frame = event.encode()
-                        if not write(frame):
-                            await _send(send, frame)
-                        self._sent = self._loop.time()
-        except CallerLeft:
-            raise
-        except Exception as error:  # noqa: BLE001 -- named, in the stream's own way
-            await _send(send, self._render_error(error).encode())
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    @override
+    async def pour(self, send: Send, write: Write) -> None:
+        now = asyncio.get_running_loop().time
+        for event in self._held:
+            await send(body(event.encode()))
+        with self._commented():
+            while (event := await self._pump.next()) is not None:
+                frame = event.encode()
+                if not write(frame):
+                    await send(body(frame))
+                self._sent = now()
 
     @contextlib.contextmanager
     def _commented(self) -> Generator[None]:
         """Have the pump deliver a comment after a silence: one timer a stream, looked at late, none a piece."""
-        self._loop, ping = asyncio.get_running_loop(), self._ping
-        self._sent = self._loop.time()
+        loop, ping = asyncio.get_running_loop(), self._ping
+        self._sent = loop.time()
         if ping is None:
             yield
             return
 
         def look() -> None:
             nonlocal timer
-            due = self._sent + ping - self._loop.time()
+            due = self._sent + ping - loop.time()
             if due <= 0:
                 self._pump.comment()
-            timer = self._loop.call_later(due if due > 0 else ping, look)
+            timer = loop.call_later(due if due > 0 else ping, look)
 
-        timer = self._loop.call_later(ping, look)
+        timer = loop.call_later(ping, look)
         try:
             yield
         finally:
             timer.cancel()
 
 
-def _take_nothing(_: bytes) -> bool:
+def take_nothing(_: bytes) -> bool:
+    """``Write`` of a server that has none."""
     return False
 
 
-async def _send(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+def body(frames: bytes) -> dict[str, Any]:
+    """Return ASGI's message of a piece."""
+    return {"type": "http.response.body", "body": frames, "more_body": True}
