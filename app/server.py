@@ -212,13 +212,12 @@ class Served:
         Raises:
             ChainError: A chain cannot be built.
         """
-        self._library.use(registry)
         included: Included = {
             "fetch": lambda _spec: fetch_tool(Fetcher(AllowList(self._settings.fetch_hosts))),
-            "search_documents": lambda spec: search_tool(self._library.retriever(spec)),
+            "search_documents": lambda spec: search_tool(self._library.retriever(spec, registry)),
         }
         offers: Offers = {
-            "retriever": self._library.retriever,
+            "retriever": lambda spec: self._library.retriever(spec, registry),
             "tools": lambda spec: toolbox_of(spec, included),
             "limits": limits_of,
             "tool_calling": tool_calling_of,
@@ -230,9 +229,12 @@ class Served:
         }
 
     def _is_same(self, spec: ModelSpec, registry: Registry) -> bool:
-        """Whether the entry, and the one whose server it uses, say what they said before."""
-        old, server = self._registry, registry.server_of(spec)
-        return old is not None and old.get(spec.id) == spec and old.get(server.id) == server
+        """Whether the entry, the one whose server it uses, and what its documents are embedded with are as before."""
+        old, server, library = self._registry, registry.server_of(spec), self._library
+        if old is None or old.get(spec.id) != spec or old.get(server.id) != server:
+            return False
+        searches = spec.chain is not None and spec.chain.retrieval is not None
+        return not searches or library.embedding_of(old) == library.embedding_of(registry)
 
     def _build(self, spec: ModelSpec, access: EngineAccess) -> "Built":
         around = langserve.Surroundings(access.table, self._settings, self._shutdown, access.images)
@@ -247,6 +249,7 @@ class Served:
         app, table = self._app, self._access.table
         guarding: Guarding = app.state.guarding
         guarding.serve(registry)
+        self._library.use(registry)
         self._registry, self._built = registry, built
         table.models, table.shared = tuple(spec.id for spec in registry.models), registry.shared
         self._catalogue.replace(each.served for each in built.values())

@@ -47,11 +47,15 @@ class Library:
         self._embedding: ModelSpec | None = None
         self._chains: dict[str, set[str]] = {}
 
-    def use(self, registry: Registry) -> None:
-        """Embed with this registry's model from now on: the one that the settings name, else its first."""
+    def embedding_of(self, registry: Registry) -> ModelSpec | None:
+        """Return the entry of a registry that documents are embedded with."""
         wished = self._documents.embedding
         listed = (registry.server_of(spec) for spec in registry.models if spec.task == "embedding")
-        self._embedding = next((spec for spec in listed if wished in (None, spec.id)), None)
+        return next((spec for spec in listed if wished in (None, spec.id)), None)
+
+    def use(self, registry: Registry) -> None:
+        """Embed with this registry's model from now on: the one that the settings name, else its first."""
+        self._embedding = self.embedding_of(registry)
         self._chains.clear()
         for spec in registry.models:
             if spec.chain and spec.chain.retrieval:
@@ -61,8 +65,8 @@ class Library:
         """Return the ids of the entries whose chains answer from a collection."""
         return self._chains.get(collection, ())
 
-    def retriever(self, spec: ModelSpec) -> HybridRetriever:
-        """Return what finds passages for one entry's chain.
+    def retriever(self, spec: ModelSpec, registry: Registry) -> HybridRetriever:
+        """Return what finds passages for one entry's chain, with the embedding model of its registry.
 
         Raises:
             ValueError: The entry names no collection, or the registry has no embedding model.
@@ -70,13 +74,21 @@ class Library:
         wanted = spec.chain.retrieval if spec.chain else None
         if wanted is None:
             raise ValueError('it answers from documents: give its chain "retrieval": {"collection": "..."}')
-        if self._embedding is None:
+        embedding = self.embedding_of(registry)
+        if embedding is None:
             raise ValueError("it needs an entry of task embedding that its documents are embedded with")
-        return self.searching(wanted.collection, wanted.passages)
+        return self._searching(embedding, wanted.collection, wanted.passages)
 
     def searching(self, collection: str, passages: int = USUAL_PASSAGES, by: By = "both") -> HybridRetriever:
-        """Return what finds passages of a collection."""
-        embeddings, _ = self._embeddings()
+        """Return what finds passages of a collection.
+
+        Raises:
+            Refused: There is no embedding model.
+        """
+        return self._searching(self._needed(), collection, passages, by)
+
+    def _searching(self, embedding: ModelSpec, collection: str, passages: int, by: By = "both") -> HybridRetriever:
+        embeddings = self._embeddings(embedding)
         return HybridRetriever(
             store=self.store, embeddings=embeddings, collection=collection, passages=passages, by=by, link=link
         )
@@ -87,17 +99,19 @@ class Library:
         Raises:
             Refused: There is no embedding model.
         """
-        embeddings, name = self._embeddings()
+        embedding = self._needed()
         told = self._documents
         limits = Limits(pages=told.pages, characters=told.characters, seconds=told.parse_seconds)
-        return Ingest(self.store, embeddings, name, limits)
+        return Ingest(self.store, self._embeddings(embedding), embedding.id, limits)
 
-    def _embeddings(self):  # noqa: ANN202 -- its class is the package's matter
-        spec = self._embedding
-        if spec is None:
+    def _needed(self) -> ModelSpec:
+        if self._embedding is None:
             raise Refused(
                 "Documents need an embedding model, and models.json has none.", hint='Add one of "task": "embedding".'
             )
+        return self._embedding
+
+    def _embeddings(self, spec: ModelSpec):  # noqa: ANN202 -- its class is the package's matter
         name, key = self._access.credentials(spec)
         client = self._access.client(spec.id)
 
@@ -105,4 +119,4 @@ class Library:
             lend(spec.id)  # who may use a chain need not know what it searches with
 
         client.event_hooks = {"request": [lend_it]}
-        return vllm_embeddings(name, BASE_URL, api_key=key.get_secret_value(), client=client), spec.id
+        return vllm_embeddings(name, BASE_URL, api_key=key.get_secret_value(), client=client)

@@ -1,9 +1,10 @@
 """The pages for models that draw and see, in a real browser, answered by real engines."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from playwright.async_api import BrowserContext, FilePayload, Locator, Page, expect
+from playwright.async_api import BrowserContext, FilePayload, Locator, Page, Route, expect
 
 from tests.product import READY_WITHIN
 from tests.unit.corpus import BAD, encoded, halves
@@ -58,6 +59,25 @@ async def test_a_person_types_a_prompt_and_sees_a_picture(page: Page, screenshot
     for prompt in ("a penguin", "a sunflower"):
         await drawn(page, prompt)
     await page.screenshot(path=screenshots / "draw.png", full_page=True)
+
+
+async def test_a_press_before_the_scripts_have_come_is_not_possible(page: Page) -> None:
+    """It would leave the page, and put the prompt into an address."""
+    come = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await come.wait()
+        await route.continue_()
+
+    await page.route("**/draw.js*", late)
+    await page.goto("emoji-32/playground/", wait_until="commit")
+    await page.get_by_label("Prompt", exact=True).fill("a whale")
+    await expect(page.get_by_role("button", name="Draw")).to_be_disabled()
+    await page.get_by_label("Prompt", exact=True).press("Enter")
+    come.set()
+    await expect(page.get_by_role("button", name="Draw")).to_be_enabled()
+    assert page.url.endswith("/playground/")
+    await drawn(page, "a whale")
 
 
 async def test_the_settings_of_a_picture_draw_it_again(page: Page) -> None:

@@ -63,8 +63,7 @@ class Offering(Stage):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        chosen = settings(folder, pictures=folder / "pictures")
-        chosen.models.write_text(json.dumps({"models": OFFERED}))
+        chosen = settings(folder, {"models": OFFERED}, pictures=folder / "pictures")
         self._app: FastAPI = create_app(chosen, launcher=self, connections=self)
 
     @asynccontextmanager

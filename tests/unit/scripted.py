@@ -195,11 +195,15 @@ def says(*pieces: str) -> Callable[[Mapping[str, Any]], Any]:
 # --- the app -------------------------------------------------------------------------------
 
 
-def settings(folder: Path, **fields: Any) -> Settings:
-    """Return settings with a registry of one model in ``folder``, and short times."""
+def settings(folder: Path, registry: Mapping[str, Any] = REGISTRY, **fields: Any) -> Settings:
+    """Return settings with a registry in ``folder``, by default of one model, and short times.
+
+    An app that already reads there sees the old list or the new one whole.
+    """
     (folder / "checkpoint").mkdir(exist_ok=True)
-    models = folder / "models.json"
-    models.write_text(json.dumps(REGISTRY))
+    models, written = folder / "models.json", folder / "models.json.new"
+    written.write_text(json.dumps(registry, indent=2))
+    written.replace(models)
     usual: dict[str, Any] = {
         "models": models,
         "data": folder / "data",
@@ -264,8 +268,7 @@ class Stage(httpx2.AsyncBaseTransport):
         self.network = MemoryNetwork(self)
         short = None if way == "sdk" else self.network.connections()
         usual = {"fast_path": way == "fast", "sessions_url": f"sqlite:///{folder}/sessions.db"}
-        told = settings(folder, **{**usual, **fields})
-        told.models.write_text(json.dumps(registry))
+        told = settings(folder, registry, **{**usual, **fields})
         self._app = create_app(told, launcher=self, connections=self, short=short)
 
     @asynccontextmanager

@@ -227,8 +227,7 @@ def test_a_chain_that_cannot_be_built_is_told_with_its_model(
     tmp_path: Path, chain: dict[str, str], message: str
 ) -> None:
     """At the start, not at the first request."""
-    told = settings(tmp_path)
-    told.models.write_text(json.dumps({"models": [{**REGISTRY["models"][0], "chain": chain}]}))
+    told = settings(tmp_path, {"models": [{**REGISTRY["models"][0], "chain": chain}]})
     with pytest.raises(ChainError, match=message):
         create_app(told)
 

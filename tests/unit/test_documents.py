@@ -17,7 +17,7 @@ from app.documents.spool import Spool, Waiting
 from app.errors import StoreUnavailable
 from app.server import create_app
 from app.settings import Documents, Settings
-from tests.unit.scripted import MODEL, SOON, ScriptedEngine, ScriptedLauncher, caller, running, says, server
+from tests.unit.scripted import MODEL, REGISTRY, SOON, ScriptedEngine, ScriptedLauncher, caller, running, says, server
 from tests.unit.scripted import settings as usual
 from vllm_launcher.keys import KeyStore
 
@@ -55,10 +55,8 @@ def reply(body: Mapping[str, Any]) -> Any:
 
 def told(folder: Path, *, keys: bool = False, **documents: Any) -> Settings:
     """Settings with our entries beside the usual one."""
-    made = usual(folder, documents=Documents(**documents), keys=folder / "keys.sqlite", require_keys=keys)
-    listed = json.loads(made.models.read_text())
-    made.models.write_text(json.dumps({"models": [*listed["models"], *ENTRIES]}))
-    return made
+    registry = {"models": [*REGISTRY["models"], *ENTRIES]}
+    return usual(folder, registry, documents=Documents(**documents), keys=folder / "keys.sqlite", require_keys=keys)
 
 
 @asynccontextmanager
@@ -270,6 +268,33 @@ async def test_a_store_that_is_open_elsewhere_is_named(tmp_path: Path) -> None:
         ):
             assert (response.status_code, response.json()["error"]["type"]) == (503, "store_unavailable")
             assert str(tmp_path) not in response.text
+
+
+async def test_another_list_of_models_changes_what_documents_are_embedded_with(tmp_path: Path) -> None:
+    """Also for chains that stay as they are; a list that cannot be served changes nothing."""
+    engine, made = ScriptedEngine(reply), told(tmp_path)
+    launcher = ScriptedLauncher(server(), *(server(model=each, served_name=each) for each in (EMBEDDER, "other")))
+    app = create_app(made, launcher=launcher, connections=engine)
+    usual_, rag, agent = REGISTRY["models"][0], *ENTRIES[1:]
+
+    def asked() -> str:
+        return [body["model"] for body in engine.requests if "input" in body][-1]
+
+    async def read(*entries: Any) -> None:
+        usual(tmp_path, {"models": entries})
+        await app.state.table.on_generation()
+
+    async with running(app), caller(app) as client, asyncio.timeout(SOON):
+        await ingest(client, "rivers.md", RIVERS)
+        broken = {**usual_, "id": "broken", "chain": {"package": "json"}}
+        await read(usual_, {**ENTRIES[0], "id": "other"}, rag, agent, broken)
+        assert (await client.post("/documents/docs/search", json={"query": "Elbe"})).status_code == 200
+        assert asked() == EMBEDDER
+        await read(usual_, {**ENTRIES[0], "id": "other"}, rag, agent)
+        await client.post("/rag/invoke", json={"input": "Elbe?"})
+        assert asked() == "other"
+        await read(usual_)
+        assert (await client.post("/documents/docs/search", json={"query": "Elbe"})).status_code == 400
 
 
 def test_a_spool_gives_each_process_its_own_place(tmp_path: Path) -> None:

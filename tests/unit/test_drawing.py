@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,7 @@ def draws(_: Mapping[str, Any]) -> Any:
 
 def easel(folder: Path, engine: ScriptedEngine, **fields: Any) -> Any:
     """An app with a ready image model."""
-    told = settings(folder, pictures=folder / "pictures", **fields)
-    told.models.write_text(json.dumps(REGISTRY))
+    told = settings(folder, REGISTRY, pictures=folder / "pictures", **fields)
     return create_app(told, launcher=ScriptedLauncher(server()), connections=engine)
 
 

@@ -1,7 +1,7 @@
 """A chain that remembers, over LangServe, in front of an engine that follows a script."""
 
 import asyncio
-import json
+import copy
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from app.server import create_app
 from tests.unit.memory_network import MemoryNetwork
 from tests.unit.scripted import (
     MODEL,
+    REGISTRY,
     Exchange,
     ScriptedEngine,
     ScriptedLauncher,
@@ -96,13 +97,11 @@ async def served(folder: Path, engine: ScriptedEngine, **entry: Any) -> AsyncGen
 
 def told(folder: Path, *, memory: Any = None, **sampling: Any) -> Any:
     """Settings with a registry whose model has this memory and this sampling."""
-    made = settings(folder)
-    registry = json.loads(made.models.read_text())
+    registry = copy.deepcopy(REGISTRY)
     registry["models"][0]["sampling"] = sampling or {"max_tokens": 100}
     if memory is not None:
         registry["models"][0]["chain"]["memory"] = memory
-    made.models.write_text(json.dumps(registry))
-    return made
+    return settings(folder, registry)
 
 
 async def say(client: httpx.AsyncClient, text: Any, session: str | None = "s1", route: str = "invoke") -> str:

@@ -1,6 +1,7 @@
 """What a model will see: shown to people, and rendered dry before anybody asks."""
 
 import asyncio
+import copy
 import json
 import logging
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from app.chains import ChainError
 from app.server import create_app
 from tests.unit.scripted import (
     MODEL,
+    REGISTRY,
     SOON,
     ScriptedEngine,
     ScriptedLauncher,
@@ -55,12 +57,11 @@ class SeeingEngine(ScriptedEngine):
 
 def told(folder: Path, *, chain: Mapping[str, Any], template: str | None = None, **fields: Any) -> Any:
     """Settings with one model with this chain, whose checkpoint carries this chat template."""
-    made = settings(folder, **fields)
-    registry = json.loads(made.models.read_text())
+    registry = copy.deepcopy(REGISTRY)
     registry["models"][0]["chain"] = chain
     registry["models"][0]["source"] = {"type": "path", "path": "checkpoint"}
     registry["models"][0].pop("engine", None)
-    made.models.write_text(json.dumps(registry, indent=2))
+    made = settings(folder, registry, **fields)
     if template is not None:
         tokens = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": template}
         (folder / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(tokens))

@@ -1,6 +1,6 @@
 """Answers by a schema: on every chat chain by its config, and always on a chain that is made so."""
 
-import json
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from app.server import create_app
 from tests.unit.city_chain import CITY
 from tests.unit.scripted import (
     MODEL,
+    REGISTRY,
     ScriptedEngine,
     ScriptedLauncher,
     caller,
@@ -25,11 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' att
 
 def told(folder: Path, chain: Any) -> Any:
     """Settings with one model with this chain."""
-    made = settings(folder)
-    registry = json.loads(made.models.read_text())
+    registry = copy.deepcopy(REGISTRY)
     registry["models"][0]["chain"] = chain
-    made.models.write_text(json.dumps(registry))
-    return made
+    return settings(folder, registry)
 
 
 async def test_a_chain_may_always_answer_with_a_schema(tmp_path: Path) -> None:

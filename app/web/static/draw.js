@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const { form, ask } = Playground;
+  const { form, ask, ready } = Playground;
   const shelf = document.querySelector("[data-pictures]");
   const template = document.getElementById("picture");
   const NUMBERS = new Set(["num_inference_steps", "guidance_scale", "true_cfg_scale", "seed", "n"]);
@@ -82,4 +82,6 @@
       },
     });
   });
+
+  ready();
 })();

@@ -109,6 +109,11 @@ const Playground = (() => {
     button.disabled = working;
   }
 
+  /** Take questions from now on. Before, a press would send the form as an address, with the prompt in it. */
+  function ready() {
+    set(false);
+  }
+
   function fail(error) {
     find("failure").hidden = error === null;
     write(find("reason"), error ? error.message : "");
@@ -123,9 +128,9 @@ const Playground = (() => {
   form.querySelector("textarea").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
-      if (!running) form.requestSubmit();
+      if (!button.disabled) form.requestSubmit();
     }
   });
 
-  return { form, find, ask, fail, write, busy: () => running !== null };
+  return { form, find, ask, fail, write, ready, busy: () => running !== null };
 })();

@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const { form, find, ask, fail, busy } = Playground;
+  const { form, find, ask, fail, busy, ready } = Playground;
   const log = document.querySelector("[data-turns]");
   const template = document.getElementById("turn");
   const thumbnails = find("thumbnails");
@@ -136,4 +136,6 @@
     fail(null);
     form.elements.question.focus();
   });
+
+  ready();
 })();
