@@ -77,14 +77,14 @@ class Line:
         self._make_room(owner)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(owner, deque()).append(turn)
+        timer = asyncio.get_running_loop().call_later(self._patience, self._give_up, owner, turn)
         try:
-            async with asyncio.timeout(self._patience):
-                await turn
-        except BaseException as error:
+            await turn
+        except BaseException:
             self._withdraw(owner, turn)
-            if isinstance(error, TimeoutError):
-                raise self._full(f"no place came free within {self._patience:g} s") from error
             raise
+        finally:
+            timer.cancel()
         return Place(self, owner)
 
     def release(self, owner: str, stay: float) -> None:
@@ -102,8 +102,16 @@ class Line:
             turn = turns.popleft()
             if turns:
                 self._waiting[owner] = turns  # to the end: among equals the turn goes round
+            if turn.done():
+                continue  # it was cancelled just now, and its task has not yet run to get out of the line
             self._running[owner] += 1
             turn.set_result(None)
+
+    def _give_up(self, owner: str, turn: asyncio.Future[None]) -> None:
+        """End a wait that is too long, unless its turn came before: a place that was given is kept."""
+        if not turn.done():
+            self._withdraw(owner, turn)
+            turn.set_exception(self._full(f"no place came free within {self._patience:g} s"))
 
     def _withdraw(self, owner: str, turn: asyncio.Future[None]) -> None:
         """Undo a wait that ended otherwise: out of the line, or the place back that came too late."""
@@ -123,8 +131,9 @@ class Line:
         most = max(self._waiting, key=lambda owner: len(self._waiting[owner]), default=newcomer)
         if len(self._waiting.get(most, ())) <= len(self._waiting.get(newcomer, ())) + 1:
             raise self._full(f"{self.waiting} requests wait already")
-        turns = self._waiting[most]
-        turns.pop().set_exception(self._full(f"{self.waiting} requests wait already, most of them yours"))
+        newest = self._waiting[most].pop()
+        if not newest.done():  # else it has just been cancelled, which is room enough
+            newest.set_exception(self._full(f"{self.waiting} requests wait already, most of them yours"))
 
     def _full(self, why: str) -> QueueFull:
         rounds = (self.waiting + 1) / self.places

@@ -1,6 +1,7 @@
 """The line before an engine: places, fairness between owners, and who is refused when it is full."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -8,8 +9,8 @@ from app.errors import QueueFull
 from app.guard.admission import Admission, Line, Place
 
 
-def line(places: int = 1, longest: int = 4, patience: float = 5) -> Line:
-    """A line of a model."""
+def line(places: int = 1, longest: int = 4, patience: float = 600) -> Line:
+    """A line of a model. Nobody's patience ends because the machine is slow."""
     return Line("tiny", places=places, longest=longest, patience=patience)
 
 
@@ -89,6 +90,9 @@ async def test_a_hundred_waiting_requests_do_not_starve_another() -> None:
         await callers.leave()
     assert "one" in callers.served[:3]
     assert before.waiting == 99
+    for task in callers.tasks:
+        task.cancel()
+    await asyncio.gather(*callers.tasks, return_exceptions=True)
 
 
 async def test_a_full_line_refuses_a_newcomer_and_says_when_to_come_back() -> None:
@@ -149,10 +153,59 @@ async def test_who_leaves_the_line_loses_no_place() -> None:
     assert (before.running, before.waiting) == (1, 0)
 
 
+async def test_who_was_cancelled_in_this_moment_gets_no_place() -> None:
+    """Its task has not run yet, so it is still in line when a place is given up: the place goes to the next."""
+    before = line()
+    place = await before.enter("a")
+    callers = Callers(before)
+    leaver, last = [await callers.come(owner) for owner in "bc"]
+    leaver.cancel()
+    place.leave()
+    await asyncio.gather(leaver, last, return_exceptions=True)
+    assert callers.served == ["c"]
+    assert (before.running, before.waiting) == (1, 0)
+
+
+async def test_who_was_cancelled_in_this_moment_is_not_refused_too() -> None:
+    """A newcomer to a full line takes its room."""
+    before = line(longest=2)
+    await before.enter("a")
+    callers = Callers(before)
+    for _ in range(2):
+        await callers.come("greedy")
+    newcomer = asyncio.create_task(before.enter("modest"))
+    callers.tasks[1].cancel()
+    await asyncio.sleep(0)
+    assert callers.tasks[1].cancelled()
+    assert not newcomer.done()
+    assert before.waiting == 2
+    for task in (newcomer, *callers.tasks):
+        task.cancel()
+    await asyncio.gather(newcomer, *callers.tasks, return_exceptions=True)
+    assert before.waiting == 0
+
+
+async def test_a_place_that_came_in_time_is_kept() -> None:
+    """Though the loop was busy, and the patience ended before the one who waited could run."""
+    before = line(patience=0.01)
+    place = await before.enter("a")
+    callers = Callers(before)
+    waiting = await callers.come("b")
+
+    def stall() -> None:
+        time.sleep(0.02)
+        asyncio.get_running_loop().call_soon(place.leave)  # in one turn of the loop with the timer, before it
+
+    asyncio.get_running_loop().call_soon(stall)
+    await waiting
+    assert callers.served == ["b"]
+    assert (before.running, before.waiting) == (1, 0)
+
+
 async def test_every_model_has_a_line_of_its_own_with_the_places_of_now() -> None:
     """A changed list of models counts for the next request."""
     places = {"a": 1, "b": 1}
-    admission = Admission(lambda model: places[model], longest=1, patience=5)
+    admission = Admission(lambda model: places[model], longest=1, patience=600)
     await admission.enter("a", "x")
     await admission.enter("b", "x")
     waiting = asyncio.create_task(admission.enter("a", "x"))
