@@ -10,7 +10,7 @@ from vllm_launcher.keeping.launcher import Graces, Launcher, ServerSpec
 from vllm_launcher.keeping.restart import RestartPolicy
 from vllm_launcher.status import ServerStatus, State
 
-DEADLINE = 5.0
+DEADLINE = 20.0
 GRACES = Graces(settle=0.0, drain=7.0, ready=3.0, starting=1.0)
 
 

@@ -209,6 +209,7 @@ def settings(folder: Path, registry: Mapping[str, Any] = REGISTRY, **fields: Any
         "data": folder / "data",
         "wait_ready": 0,
         "stream_hold": 60,  # no test depends on how fast the machine is
+        "ping": 600,  # nor has an answer comments because it was slow
         "drain": 0,
         "rehearse": False,
         "hosts": ("test",),

@@ -17,7 +17,7 @@ from vllm_launcher.keeping.board import Board
 from vllm_launcher.processes.run_directory import token_of
 from vllm_launcher.status import LauncherStatus, ServerStatus
 
-DEADLINE = 5.0
+DEADLINE = 20.0
 
 
 class Scripted:

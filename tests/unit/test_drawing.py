@@ -131,7 +131,7 @@ async def test_whoever_leaves_frees_the_engine(tmp_path: Path) -> None:
     app = easel(tmp_path, engine)
     async with running(app):
         exchange = Exchange(app, f"/{MODEL}/invoke", {"input": {"prompt": "x", "n": 3}})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await begun.wait()
             exchange.leave()
             await ended.wait()

@@ -222,7 +222,7 @@ async def test_a_call_ends_when_the_apps_time_is_over() -> None:
         shutdown.begin()
         await asyncio.Event().wait()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(Aborted):
             await run(answer, context, shutdown=shutdown)
     assert context.told is not None

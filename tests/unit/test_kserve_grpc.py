@@ -153,7 +153,7 @@ async def test_no_more_than_so_many_are_answered_at_once(stage: Stage) -> None:
     async with stage.app(engine) as app:
         stream = service(app, together=2).model_stream_infer(each(*(ask(id=str(n)) for n in range(6))), call(sent))
         running = asyncio.create_task(stream)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await begun.get()
             await begun.get()
             gate.set()

@@ -455,14 +455,18 @@ async def test_each_input_may_have_its_own_config(stage: Stage) -> None:
 
 async def test_a_batch_is_computed_a_few_at_a_time(tmp_path: Path) -> None:
     """Concurrency is bounded and used."""
+    full = asyncio.Event()
 
     async def slow(body: Mapping[str, Any]) -> Any:
-        for _ in range(50):
+        if engine.running == 3:
+            full.set()
+        await full.wait()
+        for _ in range(50):  # for one that is too many
             await asyncio.sleep(0)
         return echo(body)
 
     engine = ScriptedEngine(slow)
-    async with served(tmp_path, engine, limits=limits(batch_concurrency=3)) as client:
+    async with served(tmp_path, engine, limits=limits(batch_concurrency=3)) as client, asyncio.timeout(SOON):
         await client.post(f"/{MODEL}/batch", json={"inputs": ["x"] * 20})
     assert len(engine.requests) == 20
     assert engine.most == 3

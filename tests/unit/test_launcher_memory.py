@@ -33,7 +33,7 @@ def idle(handled: float = 1.0) -> Sample:
 
 async def logged(world: World, line: str) -> None:
     """Wait until the health checks were asked for that."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while line not in world.health.log:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
 
@@ -96,7 +96,7 @@ async def test_shutting_down_does_not_wait_for_a_patient_drain() -> None:
         ending = asyncio.create_task(launcher.shutdown())
         await logged(world, "wait_idle http://127.0.0.1 2")
         world.health.idle.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await ending
 
 
@@ -342,7 +342,7 @@ async def test_what_a_person_unloaded_stays_unloaded_after_a_crash_and_comes_bac
     async with launching(World(), spec("a"), desired=desired) as launcher:
         await until(launcher, "ready", "a")
         await launcher.unload("a")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not desired.exists() or '"unloaded":["a"]' not in desired.read_text():  # noqa: ASYNC110 - nor has a file
                 await asyncio.sleep(0.01)
         at_the_crash = desired.read_text()

@@ -225,7 +225,7 @@ async def test_copies_end_with_the_app() -> None:
     stream = Endless([])
     both = Both(other=lambda _: stream, shadow=1)
     await both.ask()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await begun.wait()
         await both.shadows.aclose()
     assert stream.closed.is_set()
@@ -293,7 +293,7 @@ class Wires(httpx2.AsyncBaseTransport):
 def registry_with(folder: Path, migration: Any) -> None:
     """Write the list of models with this migration."""
     (entry,) = REGISTRY["models"]
-    (folder / "models.json").write_text(json.dumps({"models": [{**entry, "migration": migration}]}))
+    settings(folder, {"models": [{**entry, "migration": migration}]})
 
 
 async def text_of(client: httpx.AsyncClient, path: str = f"/{MODEL}/invoke", **config: Any) -> str:
@@ -317,7 +317,7 @@ async def test_a_share_is_changed_without_a_restart(tmp_path: Path) -> None:
         assert await text_of(client) == "other"
         registry_with(tmp_path, {"url": "http://old.example/v1", "share": 0})
         app.state.table.update(status(server()).model_copy(update={"generation": 1}))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await text_of(client) != "ours":
                 await app.state.table.changed(within=0.1)
 

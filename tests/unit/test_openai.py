@@ -275,7 +275,7 @@ async def test_leaving_a_stream_closes_the_engines(stage: Offering, model: str) 
         await exchange.until("He")
         exchange.leave()
         await exchange.end()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await stream.closed.wait()
 
 
@@ -396,7 +396,7 @@ async def test_whoever_leaves_a_drawing_frees_the_engine(stage: Offering, path: 
     scripted = ScriptedEngine(endless)
     async with stage.app(scripted) as app:
         exchange = Exchange(app, path, body)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await begun.wait()
             exchange.leave()
             await ended.wait()
