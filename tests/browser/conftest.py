@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Request, Response, Route, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, Request, Response, Route, async_playwright, expect
 
 from tests.surroundings import ARTIFACTS, browser
 
@@ -19,6 +19,9 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
+
+
+expect.set_options(timeout=30_000)  # milliseconds: a busy machine may take many of them, a ready page takes few
 
 
 @pytest.fixture(scope="session")
