@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import secrets
 import signal
 import socket
 import subprocess  # noqa: TID251 - a test starts the product from outside, as a shell does
@@ -229,7 +230,9 @@ def read_metrics(engine_url: str) -> dict[str, float]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on now, of those that no outgoing connection and no probe for one is given."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)  # Linux gives from 32768 on
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -275,7 +275,7 @@ async def test_leaving_frees_the_engine(
     await eventually(count, lambda running: running > 0, within=60)
     task.cancel()
     await asyncio.wait([task])
-    await eventually(count, lambda running: running == 0, within=2)
+    await eventually(count, lambda running: running == 0, within=5)
 
 
 async def test_chat_openai_asks_streams_and_calls(langchain: dict[str, Any]) -> None:

@@ -172,7 +172,7 @@ async def test_leaving_frees_the_engine(chain: Any, product: Any, way: str) -> N
     await eventually(count, lambda running: running > 0, within=60)
     asking.cancel()
     await asyncio.wait([asking])
-    await eventually(count, lambda running: running == 0, within=2)
+    await eventually(count, lambda running: running == 0, within=5)
 
 
 async def drain(events: AsyncIterator[Any]) -> None:

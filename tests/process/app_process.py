@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests.product import free_port
 from tests.surroundings import ROOT, environment
 from vllm_launcher.control import ControlServer
 from vllm_launcher.status import LauncherStatus, ServerStatus
@@ -171,13 +171,6 @@ async def until_listening(port: int, process: asyncio.subprocess.Process) -> Non
                 writer.close()
                 return
     raise AssertionError(f"the app ended with {process.returncode}")
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess  # noqa: TID251 - the command line is what is tested
 import sys
 import uuid
@@ -19,6 +18,7 @@ from rag_chat import File, Ingest, Limits, PassageStore, Where
 
 from tests.process.fleet import DEADLINE, engine_launch
 from tests.processes import MARK, eventually, family, until_gone
+from tests.product import free_port
 from tests.surroundings import ROOT, environment, missing
 from tests.unit.corpus import GOOD, image_url, uri
 
@@ -109,13 +109,6 @@ class Shell:
                     stubborn.kill()
                 sys.stdout.write(log.read_text())  # pytest shows it where a test failed
         assert not left, f"left behind: {left}"
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until_served(url: str, process: subprocess.Popen[bytes]) -> None:
