@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import cast
 
 import orjson
-from chat_vllm.events import DONE, EventSplitter, read_plain
+from chat_vllm.events import DONE, EventSplitter, Usual, read_plain
 from chat_vllm.model import has_finished, require_finish
 from langchain_core.messages import AIMessageChunk
 
@@ -30,6 +30,10 @@ class Frames(ABC):
         self.message_id = message_id()
         """What LangChain would call the answer."""
         self._splitter = EventSplitter()
+        self._said = ""
+        """By the last event of the piece, where it was text alone."""
+        self._usual: Usual | None = None
+        """The shape of the events that it is made of, while the next one may be of that shape."""
         self._finished = False
         self._gathered: Gathered | None = None
         self._texts: list[str] = []
@@ -64,7 +68,15 @@ class Frames(ABC):
 
     def feed(self, piece: bytes) -> bytes:
         """Return the frames of the events that ``piece`` completes."""
+        if self._usual is not None and (literal := self._usual.literal(piece)) is not None:
+            if self._gathered is not None:
+                self._texts.append(literal[1:-1].decode())
+            return self.text(literal)
+        return self._read_events(piece)
+
+    def _read_events(self, piece: bytes) -> bytes:
         frames: list[bytes] = []
+        self._said = ""
         try:
             for event in self._splitter.feed(piece):
                 if event.startswith(DONE):
@@ -73,6 +85,10 @@ class Frames(ABC):
                 self._take(event, frames)
         except Exception as error:  # noqa: BLE001 -- the stream's last word
             self.error, self.ended = error, True
+        if not self._splitter.is_between:
+            self._usual = None
+        elif self._usual is None and self._said and self.begun:
+            self._usual = Usual.like(piece, self._said)
         return b"".join(frames)
 
     def close(self) -> bytes:
@@ -87,9 +103,10 @@ class Frames(ABC):
     def _take(self, event: bytes, frames: list[bytes]) -> None:
         plain = read_plain(event)
         if plain is not None and not plain[1]:
-            frame = self.text(orjson.dumps(plain[0]))
+            self._said = plain[0]
+            frame = self.text(orjson.dumps(self._said))
             if self._gathered is not None:
-                self._texts.append(plain[0])
+                self._texts.append(self._said)
         else:
             chunk = self.asked.llm.read_chunk(event)
             if chunk is None:

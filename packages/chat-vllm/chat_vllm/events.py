@@ -18,6 +18,9 @@ from chat_vllm.errors import typed
 DONE = b"[DONE]"
 EVENT_LIMIT = 16 * 1024 * 1024
 """Bytes of one event; more is no event."""
+CONTENT = b'"content":'
+PLAIN = bytes(set(range(0x20, 0x100)) - {0x7F, *b'"\\'})
+"""What stands for itself in a string of JSON, however that is written."""
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
 _REQUEST = httpx2.Request("POST", "http://engine.invalid/v1/chat/completions")
 """What the openai SDK's exceptions want to be told; nobody reads it."""
@@ -29,6 +32,11 @@ class EventSplitter:
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
+
+    @property
+    def is_between(self) -> bool:
+        """Whether every event that has begun has ended."""
+        return not self._rest and not self._data
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Return the data of every event that ends in ``piece``.
@@ -117,6 +125,48 @@ def read_plain(data: bytes) -> tuple[str, str] | None:
     if more or (reasoning and delta.content):
         return None
     return delta.content or "", reasoning
+
+
+class Usual:
+    """The event that a stream is made of: the same bytes again and again around another piece of text.
+
+    A stream's id and model do not change, so once one event was read, others like it need no parsing. Text with a
+    backslash or a quotation mark in it is left to ``read_plain``.
+
+    Args:
+        before: The bytes up to the text, its quotation mark included.
+        after: Those from the closing one on, the event's end included.
+    """
+
+    __slots__ = ("_after", "_before", "_begin", "_end")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self._before, self._after = before, after
+        self._begin, self._end = len(before), -len(after)
+
+    @classmethod
+    def like(cls, piece: bytes, text: str) -> "Usual | None":
+        """Return the shape of an event that says ``text`` and nothing else; None where it is not certain."""
+        before, found, after = piece.partition(CONTENT + msgspec.json.encode(text))
+        certain = found and text and piece.count(CONTENT[:-1]) == piece.count(b"data: ") == 1
+        return cls(before + CONTENT + b'"', b'"' + after) if certain else None
+
+    def literal(self, piece: bytes) -> bytes | None:
+        """Return what an event of this shape says, as a string of JSON; None where the piece is anything else."""
+        if not piece.startswith(self._before) or not piece.endswith(self._after):
+            return None
+        text = piece[self._begin : self._end]
+        if not text or text.translate(None, PLAIN) or not (text.isascii() or _is_utf8(text)):
+            return None
+        return b'"%b"' % text
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_event(data: bytes) -> dict[str, Any]:
