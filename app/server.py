@@ -24,6 +24,7 @@ from app.chains import (
     open_connections,
     open_short_connections,
 )
+from app.direct import Direct
 from app.documents import routes as documents
 from app.documents.leader import Elsewhere, answer_others, leader_of, store_for
 from app.documents.library import Library
@@ -255,6 +256,7 @@ class Served:
         self._catalogue.replace(each.served for each in built.values())
         app.router.routes.clear()
         routes = {model: each.routes for model, each in built.items() if each.routes}
+        app.router.routes.append(Direct({path: at for each in routes.values() for path, at in each.direct.items()}))
         for model, each in routes.items():  # first: routes are looked through in their order, for every request
             if (spec := registry.get(model)) is not None:
                 app.include_router(playground.create_router(spec, self._access))

@@ -28,6 +28,12 @@ def _around_text(dumps: Dumps, provider: str) -> tuple[bytes, bytes]:
     return before, after
 
 
+@cache
+def _last(dumps: Dumps) -> bytes:
+    """Return the frame of LangChain's last, empty piece; it has ``ID_MARK``."""
+    return _frame(dumps(AIMessageChunk(content="", chunk_position="last", id=ID_MARK.decode())))
+
+
 def _frame(data: bytes) -> bytes:
     return b"event: data\r\ndata: " + data + b"\r\n\r\n"
 
@@ -65,6 +71,8 @@ class LangServeFrames(Frames):
 
     @override
     def last(self) -> bytes:
+        if self.asked.parser is None:
+            return _last(self._dumps).replace(ID_MARK, self.message_id.encode())
         return self.message(AIMessageChunk(content="", chunk_position="last", id=self.message_id))
 
     @override
