@@ -6,11 +6,11 @@ measured: the first token, the tokens, the end. What is done for each piece of a
 
 import json
 import re
-import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from random import getrandbits
 from typing import Any, cast
 
 import httpx2
@@ -66,7 +66,7 @@ class Passages:
 
 def engine_id(call: Call) -> str:
     """Return the id of one request to an engine: engines refuse one that is under way, and callers may send any."""
-    return f"{call.request_id}-{secrets.token_hex(3)}"
+    return f"{call.request_id}-{getrandbits(24):06x}"
 
 
 class GuardedEngine:
