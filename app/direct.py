@@ -1,10 +1,12 @@
-"""POSTs that are many and whose paths are known exactly: looked up, where routes are tried one after the other.
+"""POSTs whose paths are known exactly: looked up, where routes are tried one after the other.
 
 The same endpoints stand behind it as routes of FastAPI: for ``/docs``, for other methods, for other forms of the path.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
@@ -12,6 +14,29 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def exact_posts(routers: Iterable[APIRouter]) -> dict[str, Endpoint]:
+    """Return the endpoints of POSTs that are given the request and nothing else, by path.
+
+    The first of a path counts, as among routes.
+    """
+    found: dict[str, Endpoint] = {}
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.methods == {"POST"} and _is_plain(route):
+                found.setdefault(route.path, route.endpoint)
+    return found
+
+
+def _is_plain(route: APIRoute) -> bool:
+    """Whether FastAPI would do nothing but hand over the request and send the response."""
+    needed = route.dependant
+    read = (
+        needed.path_params or needed.query_params or needed.header_params or needed.cookie_params or needed.body_params
+    )
+    alone = needed.request_param_name and not needed.dependencies and not read
+    return bool(alone) and "{" not in route.path and route.response_class is Response
 
 
 class Direct(BaseRoute):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import httpx2
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from app import prompts, status
 from app.catalogue import Catalogue, ServedModel, serve_model
@@ -24,7 +24,7 @@ from app.chains import (
     open_connections,
     open_short_connections,
 )
-from app.direct import Direct
+from app.direct import Direct, exact_posts
 from app.documents import routes as documents
 from app.documents.leader import Elsewhere, answer_others, leader_of, store_for
 from app.documents.library import Library
@@ -146,15 +146,16 @@ def create_app(
     catalogue = Catalogue()
     chats = ChatService(catalogue, table, settings, shutdown, images)
     services = app.state.grpc = GrpcServices(chats, shutdown, guarding.admit_grpc)
-    for protocol in PROTOCOLS:
-        app.include_router(protocol.create_router(chats))
+    protocols = [protocol.create_router(chats) for protocol in PROTOCOLS]
+    for router in protocols:
+        app.include_router(router)
     app.include_router(pictures.create_router(gallery))
     app.include_router(sessions.create_router(store))
     app.include_router(documents.create_router(library, queue, settings, shutdown))
     guarding.install(app, table, access.connections)
     if leader is not None:
         app.add_middleware(Elsewhere, leader=leader, shutdown=shutdown)
-    served = Served(app, settings, access, shutdown, catalogue=catalogue, library=library)
+    served = Served(app, settings, access, shutdown, catalogue=catalogue, library=library, protocols=protocols)
     install_handlers(app, lambda: table.models)
     served.show(registry, served.build(registry))
     table.on_generation = served.refresh
@@ -184,6 +185,7 @@ class Served:
         *,
         catalogue: Catalogue,
         library: Library,
+        protocols: Sequence[APIRouter],
     ) -> None:
         self._app = app
         self._settings = settings
@@ -191,6 +193,7 @@ class Served:
         self._shutdown = shutdown
         self._catalogue = catalogue
         self._library = library
+        self._protocols = protocols
         self._fixed = list(app.router.routes)
         self._plain_openapi = app.openapi
         self._registry: Registry | None = None
@@ -256,7 +259,7 @@ class Served:
         self._catalogue.replace(each.served for each in built.values())
         app.router.routes.clear()
         routes = {model: each.routes for model, each in built.items() if each.routes}
-        app.router.routes.append(Direct({path: at for each in routes.values() for path, at in each.direct.items()}))
+        app.router.routes.append(Direct(exact_posts([*(each.router for each in routes.values()), *self._protocols])))
         for model, each in routes.items():  # first: routes are looked through in their order, for every request
             if (spec := registry.get(model)) is not None:
                 app.include_router(playground.create_router(spec, self._access))

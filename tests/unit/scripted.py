@@ -19,7 +19,7 @@ from vllm_launcher.status import LauncherStatus, ServerStatus, State
 
 MODEL = "tiny"
 ENGINE = "http://127.0.0.1:41003"
-REGISTRY = {
+REGISTRY: dict[str, Any] = {
     "models": [
         {
             "id": MODEL,
@@ -195,7 +195,7 @@ def says(*pieces: str) -> Callable[[Mapping[str, Any]], Any]:
 # --- the app -------------------------------------------------------------------------------
 
 
-def settings(folder: Path, registry: Mapping[str, Any] = REGISTRY, **fields: Any) -> Settings:
+def settings(folder: Path, registry: Mapping[str, Any] = REGISTRY, /, **fields: Any) -> Settings:
     """Return settings with a registry in ``folder``, by default of one model, and short times.
 
     An app that already reads there sees the old list or the new one whole.

@@ -1,12 +1,13 @@
 """POSTs by their exact path, in front of the routes."""
 
+from fastapi import APIRouter
 from httpx import ASGITransport, AsyncClient
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.direct import Direct
+from app.direct import Direct, exact_posts
 
 
 async def direct(request: Request) -> Response:
@@ -40,3 +41,21 @@ async def test_everything_else_goes_to_the_routes() -> None:
         assert (await plain.put("/m/invoke")).text == "route"
         assert (await plain.get("/m/invoke")).status_code == 405
         assert (await plain.post("/m/invoke/")).status_code == 307
+
+
+async def also_read(request: Request, depth: int = 1) -> Response:
+    """FastAPI reads something for it."""
+    return PlainTextResponse(f"{request.url} {depth}")
+
+
+def test_only_posts_that_fastapi_does_nothing_for_are_found() -> None:
+    """The first of a path counts, as among routes."""
+    router, second = APIRouter(prefix="/m"), APIRouter()
+    router.add_api_route("/a", direct, methods=["POST"], response_class=Response)
+    router.add_api_route("/{name}", direct, methods=["POST"], response_class=Response)
+    router.add_api_route("/b", also_read, methods=["POST"], response_class=Response)
+    router.add_api_route("/c", direct, methods=["POST", "DELETE"], response_class=Response)
+    router.add_api_route("/d", direct, response_class=Response)
+    router.add_api_route("/e", direct, methods=["POST"])
+    second.add_api_route("/m/a", behind, methods=["POST"], response_class=Response)
+    assert exact_posts([router, second]) == {"/m/a": direct}

@@ -28,7 +28,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from app.chains import Chain
-from app.direct import Endpoint
 from app.engines.table import ServerTable
 from app.errors import InvalidInput, ModelNotReady, ServiceError, ShuttingDown, TooLarge, UnknownRoute
 from app.guard.bodies import Preferences, parse_preferences, read_json, while_wanted
@@ -407,8 +406,6 @@ class ModelRoutes:
 
     router: APIRouter
     bodies: Mapping[str, Bodies]
-    direct: Mapping[str, Endpoint]
-    """Those of its POSTs whose paths hold nothing variable."""
 
 
 def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelRoutes:
@@ -432,8 +429,7 @@ def create_routes(spec: ModelSpec, chain: Chain, around: Surroundings) -> ModelR
             session = f"{prefix}/s/{{{SESSION}}}"
             _add(router, routes, session, shown=False)
             _add(router, routes, f"{session}/c/{{config_hash}}", shown=False)
-    direct = {f"{prefix}/{name}": cast("Endpoint", getattr(routes, name)) for routes, prefix in sets for name in POSTS}
-    return ModelRoutes(router, main.bodies(root), direct)
+    return ModelRoutes(router, main.bodies(root))
 
 
 def _add(router: APIRouter, routes: LangServeRoutes, prefix: str, *, shown: bool) -> None:
