@@ -124,7 +124,7 @@ async def test_leaving_a_stream_frees_the_engine(channel: grpc.aio.Channel, prod
     await anext(aiter(call))
     await eventually(count, lambda running: running > 0, within=60)
     call.cancel()
-    await eventually(count, lambda running: running == 0, within=5)
+    await eventually(count, lambda running: running == 0, within=2)
 
 
 async def test_health_follows_readiness(channel: grpc.aio.Channel) -> None:

@@ -160,4 +160,4 @@ async def test_leaving_frees_the_engine(product: Any) -> None:
             await eventually(count, lambda running: running > 0, within=60)
             task.cancel()
             await asyncio.wait([task])
-            await eventually(count, lambda running: running == 0, within=5)
+            await eventually(count, lambda running: running == 0, within=2)

@@ -276,7 +276,7 @@ async def test_cancelling_a_stream_frees_the_engine(product: Any, streaming: Any
     await asyncio.to_thread(got.get, timeout=WITHIN)
     await eventually(count, lambda running: running > 0, within=60)
     client.stop_stream(cancel_requests=True)
-    await eventually(count, lambda running: running == 0, within=5)
+    await eventually(count, lambda running: running == 0, within=2)
 
 
 async def test_a_deadline_frees_the_engine(product: Any) -> None:
@@ -289,5 +289,5 @@ async def test_a_deadline_frees_the_engine(product: Any) -> None:
     question = ask(tritonclient.grpc, STORY, {"max_tokens": 1500})
     with pytest.raises(InferenceServerException, match="Deadline"):
         await asyncio.to_thread(client.infer, "smollm2", question, client_timeout=1.5)
-    await eventually(count, lambda running: running == 0, within=5)
+    await eventually(count, lambda running: running == 0, within=2)
     client.close()

@@ -279,7 +279,7 @@ async def test_sigterm_lost_at_start_up_does_not_matter(fleet: MakeFleet, tmp_pa
         stopped = await launcher.unload("deaf")
         assert stopped.state == "stopped"
         assert stopped.pid is None
-        assert time.monotonic() - began < BRISK.starting + DEADLINE
+        assert time.monotonic() - began < BRISK.starting + 2
         assert not crew.processes()
 
 
@@ -290,7 +290,7 @@ async def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(fleet: M
         await until(launcher.events(), "deaf", "ready")
         began = time.monotonic()
         assert (await launcher.unload("deaf")).state == "stopped"
-        assert BRISK.ready <= time.monotonic() - began < BRISK.ready + DEADLINE
+        assert BRISK.ready <= time.monotonic() - began < BRISK.ready + 3
         assert not crew.processes()
 
 

@@ -84,7 +84,7 @@ async def launched(run: Path, case: str, mark: str | None = None) -> AsyncGenera
             process.kill()
         await process.communicate()
         left = marked(mark)
-        for straggler in until_gone(left, within=DEADLINE):
+        for straggler in until_gone(left, within=5):
             straggler.kill()
 
 
@@ -96,7 +96,7 @@ async def test_sigkill_of_the_launcher_leaves_nothing_behind_and_the_next_one_se
         before = running.processes()
         assert before
         running.process.kill()
-        assert not until_gone(before, within=DEADLINE)
+        assert not until_gone(before, within=5)
         assert not running.processes()
     async with launched(tmp_path / "run", "ready") as successor:
         await successor.reaches("ready")
@@ -110,7 +110,7 @@ async def test_sigkill_of_a_draining_launcher_leaves_nothing_behind(tmp_path: Pa
         running.process.send_signal(signal.SIGTERM)
         await _drains(running)
         running.process.kill()
-        assert not until_gone(before, within=DEADLINE)
+        assert not until_gone(before, within=5)
 
 
 async def _ready(running: Running) -> None:
@@ -164,7 +164,7 @@ async def test_a_second_signal_ends_the_launcher_at_once_and_nothing_is_left(tmp
         await _drains(running)
         running.process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(running.process.wait(), DEADLINE) == -signal.SIGINT
-        assert not until_gone(before, within=DEADLINE)
+        assert not until_gone(before, within=5)
 
 
 async def test_a_second_launcher_is_turned_away_with_the_pid_of_the_first(tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ async def test_what_outlived_launcher_and_guards_is_ended_at_the_next_start(tmp_
         await running.process.wait()
         for process in guards:
             process.kill()
-        assert not until_gone(engines, within=DEADLINE)
+        assert not until_gone(engines, within=5)
         assert len(until_gone(orphans, within=0.5)) == 2
         async with launched(tmp_path / "run", "fetching", running.mark) as again:
             await again.reaches("fetching")
-            assert not until_gone(before, within=DEADLINE)
+            assert not until_gone(before, within=5)

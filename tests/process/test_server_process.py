@@ -109,7 +109,7 @@ async def test_stop_kills_after_the_grace(tmp_path: Path) -> None:
     process = await started(DEAF, tmp_path)
     began = time.monotonic()
     assert await process.stop(0.2) == 137
-    assert time.monotonic() - began < DEADLINE
+    assert time.monotonic() - began < 5
 
 
 async def test_a_cancelled_stop_kills(tmp_path: Path) -> None:
