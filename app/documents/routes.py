@@ -49,7 +49,7 @@ class DocumentRoutes:
     async def collections(self, request: Request) -> Response:
         """Name every collection."""
         with named_errors():
-            async with while_wanted(request.receive, self.shutdown):
+            async with while_wanted(request.scope, request.receive, self.shutdown):
                 named = await self.library.store.collections()
         return JSONResponse({"collections": self.access.only_readable(request, named)})
 
@@ -57,7 +57,7 @@ class DocumentRoutes:
         """List the documents of a collection, and what is on its way into it."""
         collection = self.access.readable(request)
         with named_errors():
-            async with while_wanted(request.receive, self.shutdown):
+            async with while_wanted(request.scope, request.receive, self.shutdown):
                 jobs = [job.describe() for job in self.queue.jobs(collection)]
                 try:
                     records = await self.library.store.records(collection)
@@ -72,7 +72,7 @@ class DocumentRoutes:
         """Show a document: as a page to browsers, else as JSON."""
         collection, id_ = self.access.readable(request), _document_of(request)
         with named_errors():
-            async with while_wanted(request.receive, self.shutdown):
+            async with while_wanted(request.scope, request.receive, self.shutdown):
                 record = await self.library.store.record(collection, id_)
                 passages = await self.library.store.passages(collection, id_)
         if not passages:
@@ -88,7 +88,7 @@ class DocumentRoutes:
         collection = self.access.readable(request)
         asked = await parsed(request, Search, self.settings.limits)
         with named_errors():
-            async with while_wanted(request.receive, self.shutdown):
+            async with while_wanted(request.scope, request.receive, self.shutdown):
                 found = await self.library.searching(collection, asked.limit, asked.by).ainvoke(asked.query)
         return JSONResponse({"passages": [{**each.metadata, "text": each.page_content} for each in found]})
 

@@ -7,14 +7,16 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, cast
 
 from starlette.requests import Request
 from starlette.types import Receive
 
 from app.errors import InvalidInput, ShuttingDown, TooLarge, TooSlow
+from app.guard.client_connection import ON_LEAVE, OnLeave
 from app.settings import Limits
 from app.shutdown import Shutdown
 
@@ -166,10 +168,13 @@ class CallerLeft(Exception):  # noqa: N818 -- nothing failed
 
 
 @contextlib.asynccontextmanager
-async def while_wanted(receive: Receive, shutdown: Shutdown, *, endless: bool = False) -> AsyncGenerator[None]:
+async def while_wanted(
+    scope: Mapping[str, Any], receive: Receive, shutdown: Shutdown, *, endless: bool = False
+) -> AsyncGenerator[None]:
     """Cancel the block as soon as nobody waits for what it does. The request's body must have been read.
 
     Args:
+        scope: The request's; its server may tell there who leaves (``ON_LEAVE``).
         receive: The request's channel.
         shutdown: Leaves the block its time of grace.
         endless: The block would never end by itself, so it gets no grace.
@@ -179,31 +184,39 @@ async def while_wanted(receive: Receive, shutdown: Shutdown, *, endless: bool = 
         ShuttingDown: The app's time is over.
     """
     why: list[Exception] = []
-    scope = asyncio.timeout(None)
+    block = asyncio.timeout(None)
     try:
-        async with scope:
+        async with block:
 
             def interrupt(reason: Exception) -> None:
                 if not why:
                     why.append(reason)
-                    scope.reschedule(0)
-
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                interrupt(CallerLeft())
+                    block.reschedule(0)
 
             ending = shutdown.on_begin if endless else shutdown.on_deadline
-            with ending(lambda: interrupt(ShuttingDown())):
-                watcher = asyncio.create_task(watch(), name="caller watch")
-                try:
-                    yield
-                finally:
-                    watcher.cancel()
+            leaving: OnLeave = scope.get("extensions", {}).get(ON_LEAVE) or partial(_watched, receive)
+            with ending(lambda: interrupt(ShuttingDown())), leaving(lambda: interrupt(CallerLeft())):
+                yield
     except TimeoutError:
-        if why and scope.expired():
+        if why and block.expired():
             raise why[0] from None
         raise
+
+
+@contextlib.contextmanager
+def _watched(receive: Receive, listener: Callable[[], None]) -> Generator[None]:
+    """As ``ON_LEAVE``, by ASGI alone: a task that waits for the caller to leave."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        listener()
+
+    watcher = asyncio.create_task(watch(), name="caller watch")
+    try:
+        yield
+    finally:
+        watcher.cancel()
 
 
 # --- the answer ----------------------------------------------------------------------------

@@ -4,8 +4,9 @@ uvicorn waits for ever for the end of a request's head, reads heads of any lengt
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,10 @@ ABORT = "langserve_vllm.abort"
 """ASGI extension: ends the connection without waiting for the reader."""
 WRITE = "langserve_vllm.write"
 """ASGI extension: a ``Write``, once the answer's head was sent."""
+ON_LEAVE = "langserve_vllm.on_leave"
+"""ASGI extension: an ``OnLeave``."""
+OnLeave = Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]]
+"""Calls a listener if the caller closes the connection while the block runs; at once if that has happened."""
 Write = Callable[[bytes], bool]
 """Sends a piece of the answer's body at once. False: it was not, and has to go by ``send``, which waits."""
 
@@ -43,6 +48,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_whole = True
         self._patience: asyncio.TimerHandle | None = None
+        self._on_leave: set[Callable[[], None]] = set()
+        self._lost = False
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -55,9 +62,12 @@ class Connection(HttpToolsProtocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget it, and tell who works for it."""
         self._stop_waiting()
         super().connection_lost(exc)
+        self._lost = True
+        for listener in tuple(self._on_leave):
+            listener()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -81,10 +91,23 @@ class Connection(HttpToolsProtocol):
         """The head is whole: from here on the guard watches."""
         self._in_head = False
         self._stop_waiting()
-        extensions: dict[str, Any] = {ABORT: self.transport.abort}
+        extensions: dict[str, Any] = {ABORT: self.transport.abort, ON_LEAVE: self._telling}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         extensions[WRITE] = partial(self._write, self.cycle)  # the request's task has not run yet
+
+    @contextlib.contextmanager
+    def _telling(self, listener: Callable[[], None]) -> Generator[None]:
+        """See ``OnLeave``. It reads on, as uvicorn's ``receive`` does: an end is seen by reading alone."""
+        self._on_leave.add(listener)
+        try:
+            if self._lost:
+                listener()
+            else:
+                self.flow.resume_reading()
+            yield
+        finally:
+            self._on_leave.discard(listener)
 
     def _write(self, cycle: RequestResponseCycle, body: bytes) -> bool:
         """Send a piece of an answer's body as uvicorn's ``send`` would, at once, or tell that the reader is slow."""

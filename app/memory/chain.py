@@ -329,7 +329,9 @@ class RememberingChain(Runnable[Any, Any]):
 
 
 def _split(value: Any) -> tuple[Any, Any]:
-    """Return the session that an input names, if it does, and the input without it."""
+    """Return the session that an input names, if it does, and the input without it (a checked one may keep it)."""
+    if isinstance(value, ChatInput):
+        return getattr(value, SESSION, None) or None, value
     if not isinstance(value, Mapping) or SESSION not in value:
         return None, cast("Any", value)
     named = cast("Mapping[str, Any]", value)

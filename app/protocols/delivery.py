@@ -147,7 +147,7 @@ class Delivery:
             CallerLeft: Nobody waits any more.
         """
         with named_errors():
-            async with while_wanted(request.receive, self.chats.shutdown):
+            async with while_wanted(request.scope, request.receive, self.chats.shutdown):
                 yield
 
     async def answer(self, request: Request, asked: ChatRequest) -> list[AIMessage]:

@@ -248,15 +248,15 @@ class StreamingAnswer(Response):
         write: Write = scope.get("extensions", {}).get(WRITE, take_nothing)
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_all(receive, send, write)
+            await self._send_all(scope, receive, send, write)
         except CallerLeft:
             pass
         finally:
             await self.aclose()
 
-    async def _send_all(self, receive: Receive, send: Send, write: Write) -> None:
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send, write: Write) -> None:
         try:
-            async with while_wanted(receive, self._shutdown, endless=self._endless):
+            async with while_wanted(scope, receive, self._shutdown, endless=self._endless):
                 await self.pour(send, write)
         except CallerLeft:
             raise

@@ -115,7 +115,7 @@ async def test_work_is_cancelled_when_the_caller_leaves() -> None:
             cancelled.set()
 
     with pytest.raises(CallerLeft):
-        async with asyncio.timeout(SOON), while_wanted(channel.receive, Shutdown(0)):
+        async with asyncio.timeout(SOON), while_wanted({}, channel.receive, Shutdown(0)):
             await work()
     assert cancelled.is_set()
 
@@ -123,7 +123,7 @@ async def test_work_is_cancelled_when_the_caller_leaves() -> None:
 async def test_work_that_ends_in_time_is_left_alone() -> None:
     """Nothing is left behind of the watching."""
     before = asyncio.all_tasks()
-    async with while_wanted(Channel().receive, Shutdown(0)):
+    async with while_wanted({}, Channel().receive, Shutdown(0)):
         pass
     await asyncio.sleep(0)
     assert asyncio.all_tasks() <= before
@@ -132,7 +132,7 @@ async def test_work_that_ends_in_time_is_left_alone() -> None:
 async def test_a_time_out_of_the_work_is_its_own() -> None:
     """It is not taken for the caller's leaving."""
     with pytest.raises(TimeoutError):
-        async with while_wanted(Channel().receive, Shutdown(0)):
+        async with while_wanted({}, Channel().receive, Shutdown(0)):
             raise TimeoutError
 
 
@@ -141,7 +141,7 @@ async def test_work_goes_on_for_the_time_of_grace_and_ends_at_the_deadline() -> 
     shutdown = Shutdown(0)
     asyncio.get_running_loop().call_soon(shutdown.begin)
     with pytest.raises(ShuttingDown):
-        async with asyncio.timeout(SOON), while_wanted(Channel().receive, shutdown):
+        async with asyncio.timeout(SOON), while_wanted({}, Channel().receive, shutdown):
             await asyncio.Event().wait()
 
 
@@ -150,7 +150,7 @@ async def test_an_endless_stream_ends_when_the_end_begins() -> None:
     shutdown = Shutdown(3600)
     asyncio.get_running_loop().call_soon(shutdown.begin)
     with pytest.raises(ShuttingDown):
-        async with asyncio.timeout(SOON), while_wanted(Channel().receive, shutdown, endless=True):
+        async with asyncio.timeout(SOON), while_wanted({}, Channel().receive, shutdown, endless=True):
             await asyncio.Event().wait()
 
 

@@ -57,6 +57,16 @@ class Surroundings:
     images: ImageCheck
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """One input that the chain will take."""
+
+    body: Mapping[str, Any]
+    """As langserve reads it."""
+    value: BaseModel
+    """The input in it, as it was read and checked."""
+
+
 class ParsedRequest(Request):
     """A request whose body has been read, checked and parsed."""
 
@@ -114,14 +124,14 @@ class LangServeRoutes:
 
     async def invoke(self, request: Request) -> Response:
         """Answer one input."""
-        body = await self._take(request)
-        return await self._answer(request, lambda: self._invoke(request, body))
+        accepted = await self._take(request)
+        return await self._answer(request, lambda: self._invoke(request, accepted))
 
     async def batch(self, request: Request) -> Response:
         """Answer several inputs, in their order."""
         async with self._room():
             body = await self._read(request, "inputs")
-            items = split(body, self._limits.batch_size)
+            items: Sequence[Item | Accepted] = split(body, self._limits.batch_size)
             tolerant = tolerates(body, _preferences(request))
             if not tolerant:
                 items = [await self._accept_item(item) for item in items]
@@ -133,25 +143,25 @@ class LangServeRoutes:
     async def _answer(self, request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
         """Get the model ready, then do the work, both only for as long as somebody waits for it."""
         with named_errors():
-            async with while_wanted(request.receive, self._around.shutdown):
+            async with while_wanted(request.scope, request.receive, self._around.shutdown):
                 await self._get_ready(request)
                 return await work()
 
-    async def _invoke(self, request: Request, body: Mapping[str, Any]) -> Response:
-        question, run_id = await self._ask(request, body, "invoke")
+    async def _invoke(self, request: Request, accepted: Accepted) -> Response:
+        question, run_id = await self._ask(request, accepted, "invoke")
         if question is not None:
             output = json.loads(self._dumps(await question.whole()))
             return JSONResponse({"output": output, "metadata": {"run_id": run_id, "feedback_tokens": []}})
-        return await _call(self.handler.invoke, request, body)
+        return await _call(self.handler.invoke, request, accepted.body)
 
-    async def _batch(self, request: Request, items: Sequence[Item], *, tolerant: bool) -> Response:
+    async def _batch(self, request: Request, items: Sequence[Item | Accepted], *, tolerant: bool) -> Response:
         slots = asyncio.Semaphore(self._limits.batch_concurrency)
 
-        async def answer(item: Item) -> Mapping[str, Any]:
+        async def answer(item: Item | Accepted) -> Mapping[str, Any]:
             try:
                 async with slots:
-                    accepted = await self._accept_item(item) if tolerant else item
-                    response = await self._invoke(request, accepted.body)
+                    accepted = await self._accept_item(item)
+                    response = await self._invoke(request, accepted)
             except Exception as error:
                 if tolerant:
                     return item_error(error)
@@ -175,19 +185,19 @@ class LangServeRoutes:
         return await self._stream(request, self.handler.astream_events, tells_output)
 
     async def _stream(self, request: Request, start: HandlerCall, enough: Wants, *, relayed: bool = False) -> Response:
-        body = await self._take(request)
+        accepted = await self._take(request)
         hold = self._around.settings.stream_hold
         with named_errors():
-            async with while_wanted(request.receive, self._around.shutdown):
+            async with while_wanted(request.scope, request.receive, self._around.shutdown):
                 if await self._is_ready_within(request, hold):
-                    if relayed and (relay := await self._relay(request, body)) is not None:
+                    if relayed and (relay := await self._relay(request, accepted)) is not None:
                         await relay.hold(hold)
                         return RelayedStream(relay, render_error=render_error, shutdown=self._around.shutdown)
-                    answer = await _call(start, request, body)
+                    answer = await _call(start, request, accepted.body)
                     pump = Pump(mend(answer.body_iterator))
                     held = await pump.hold(enough, hold)
                 else:
-                    pump, held = Pump(self._late(request, start, body)), ()
+                    pump, held = Pump(self._late(request, start, accepted.body)), ()
         return EventStream(
             pump,
             held=held,
@@ -196,24 +206,24 @@ class LangServeRoutes:
             ping=self._around.settings.ping,
         )
 
-    async def _relay(self, request: Request, body: Mapping[str, Any]) -> Relay | None:
+    async def _relay(self, request: Request, accepted: Accepted) -> Relay | None:
         """Return the stream as the fast path makes it; None where it does not know the way."""
-        question, run_id = await self._ask(request, body, "stream")
+        question, run_id = await self._ask(request, accepted, "stream")
         if question is None:
             return None
         frames = partial(LangServeFrames, run_id=run_id, dumps=self._dumps)
         return await question.relay(frames, ping=self._around.settings.ping)
 
-    async def _ask(self, request: Request, body: Mapping[str, Any], endpoint: str) -> tuple[Question | None, str]:
+    async def _ask(self, request: Request, accepted: Accepted, endpoint: str) -> tuple[Question | None, str]:
         """Return what the chain asks its model, and the run's id; None where LangChain has to run the chain."""
         if self._fast is None:
             return None, ""
         config: Any
-        if self._fast.known.takes_anything and body.get("config") in (None, {}) and not _config_hash(request):
-            config, value = cast("Any", {"run_id": new_id()}), body["input"]
+        if self._fast.known.takes_anything and accepted.body.get("config") in (None, {}) and not _config_hash(request):
+            config, value = cast("Any", {"run_id": new_id()}), accepted.value
         else:
             read = partial(self.handler._get_config_and_input, endpoint=endpoint)  # noqa: SLF001 -- pinned by tests
-            config, value = await _call(read, request, body)
+            config, value = await _call(read, request, accepted.body)
         return await self._fast.ask(value, config), str(config["run_id"])
 
     async def _late(self, request: Request, start: HandlerCall, body: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
@@ -260,7 +270,7 @@ class LangServeRoutes:
 
     # --- what every POST passes ----------------------------------------------------------------
 
-    async def _take(self, request: Request) -> Mapping[str, Any]:
+    async def _take(self, request: Request) -> Accepted:
         """Read a body with one input, and check that."""
         async with self._room():
             return await self._accept(await self._read(request, "input"), "input")
@@ -269,23 +279,24 @@ class LangServeRoutes:
         """Bodies with images are large: few are read and checked at once."""
         return self._around.images.bodies if self._sees is not None else contextlib.nullcontext()
 
-    async def _accept(self, body: Mapping[str, Any], *place: str | int) -> Mapping[str, Any]:
+    async def _accept(self, body: Mapping[str, Any], *place: str | int) -> Accepted:
         """Return a body whose input the chain will take, with its images as the model takes them.
 
         All that can be wrong is told before the model is started.
         """
         checked = self._check_input(body["input"], *place)
         if self._sees is None or not isinstance(checked, ChatInput):
-            return body
+            return Accepted(body, checked)
         try:
             messages = await self._around.images.check_images(checked.messages, self._sees)
         except ServiceError as error:
             error.param = ".".join(map(str, (*place, error.param)))
             raise
-        return {**body, "input": {**checked.model_dump(mode="json"), "messages": write_messages(messages)}}
+        written = {**checked.model_dump(mode="json"), "messages": write_messages(messages)}
+        return Accepted({**body, "input": written}, checked.model_copy(update={"messages": messages}))
 
-    async def _accept_item(self, item: Item) -> Item:
-        return Item(await self._accept(item.body, *item.place), item.place)
+    async def _accept_item(self, item: Item | Accepted) -> Accepted:
+        return item if isinstance(item, Accepted) else await self._accept(item.body, *item.place)
 
     async def _read(self, request: Request, key: str) -> dict[str, Any]:
         if self._around.shutdown.begun:
