@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, merge_message_runs
-from langchain_core.prompt_values import PromptValue
+from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import RunnableConfig
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 from typing_extensions import override
 
 from chat_vllm.messages import ChatInput
@@ -19,6 +19,15 @@ class ChatPrompt(ChatPromptTemplate):
     A conversation that begins with a system message of its own is taken as it is: the request's wins.
     """
 
+    _opening: tuple[BaseMessage, ...] | None = PrivateAttr(None)
+    """What stands before the conversation, where it is the same in every request."""
+
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        """Format what no request changes."""
+        super().model_post_init(context)
+        self._opening = _opening(self)
+
     @override
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The input that a chain with this prompt in front declares."""
@@ -26,7 +35,10 @@ class ChatPrompt(ChatPromptTemplate):
 
     async def ask(self, input_: Any) -> PromptValue:
         """As ``ainvoke``, for a run that no callback handler is told of."""
-        return await self.aformat_prompt(**self._validate_input(input_))
+        given = self._validate_input(input_)
+        if self._opening is None:
+            return await self.aformat_prompt(**given)
+        return ChatPromptValue(messages=self.arranged([*self._opening, *given["messages"]]))
 
     @override
     def _validate_input(self, inner_input: Any) -> dict[str, Any]:
@@ -35,12 +47,16 @@ class ChatPrompt(ChatPromptTemplate):
     @override
     def format_messages(self, **kwargs: Any) -> list[BaseMessage]:
         """The messages that the model is asked with."""
-        return request_wins(super().format_messages(**kwargs))
+        return self.arranged(super().format_messages(**kwargs))
 
     @override
     async def aformat_messages(self, **kwargs: Any) -> list[BaseMessage]:
         """The messages that the model is asked with."""
-        return request_wins(await super().aformat_messages(**kwargs))
+        return self.arranged(await super().aformat_messages(**kwargs))
+
+    def arranged(self, messages: list[BaseMessage]) -> list[BaseMessage]:
+        """The messages as the model takes them: one system prompt, the request's where it brings one."""
+        return request_wins(messages)
 
     def system_message(self) -> SystemMessage | None:
         """The chain's own system prompt; None where it has none."""
@@ -56,14 +72,9 @@ class FoldedPrompt(ChatPrompt):
     """
 
     @override
-    def format_messages(self, **kwargs: Any) -> list[BaseMessage]:
-        """The messages that the model is asked with."""
-        return folded(super().format_messages(**kwargs))
-
-    @override
-    async def aformat_messages(self, **kwargs: Any) -> list[BaseMessage]:
-        """The messages that the model is asked with."""
-        return folded(await super().aformat_messages(**kwargs))
+    def arranged(self, messages: list[BaseMessage]) -> list[BaseMessage]:
+        """The messages in turns."""
+        return folded(super().arranged(messages))
 
 
 GAP = "\n\n"
@@ -80,6 +91,20 @@ def request_wins(messages: list[BaseMessage]) -> list[BaseMessage]:
     """Drop the chain's system prompt where the request brings one."""
     both = len(messages) > 1 and isinstance(messages[0], SystemMessage) and isinstance(messages[1], SystemMessage)
     return messages[1:] if both else messages
+
+
+def _opening(prompt: ChatPrompt) -> tuple[BaseMessage, ...] | None:
+    """What a prompt puts before the conversation; None where LangChain has to format it for each request."""
+    *before, last = prompt.messages
+    kind, values = type(prompt), prompt.partial_variables.values()
+    conversation = isinstance(last, MessagesPlaceholder) and last.variable_name == "messages" and not last.n_messages
+    formats = (kind.format_messages, kind.aformat_messages, kind.aformat_prompt)
+    ours = formats == (ChatPrompt.format_messages, ChatPrompt.aformat_messages, ChatPrompt.aformat_prompt)
+    constant = set(prompt.input_variables) <= {"messages"} and all(isinstance(value, str) for value in values)
+    twice = any("messages" in part.input_variables for part in before if not isinstance(part, BaseMessage))
+    if not conversation or not ours or not constant or twice:
+        return None
+    return tuple(ChatPromptTemplate.format_messages(prompt, messages=[]))
 
 
 def chat_prompt(

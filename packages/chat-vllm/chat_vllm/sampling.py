@@ -122,6 +122,15 @@ class ConfigurableChat(Fields):
         return cast("ChatVLLM", self.default)
 
     @override
+    def prepare(
+        self, config: RunnableConfig | None = None
+    ) -> tuple[Runnable[LanguageModelInput, AIMessage], RunnableConfig]:
+        """The model for one request; the model itself, at no cost, where the request wishes nothing."""
+        if config is not None and not config.get("configurable") and not self.config:
+            return self.model, config
+        return super().prepare(config)
+
+    @override
     def _prepare(
         self, config: RunnableConfig | None = None
     ) -> tuple[Runnable[LanguageModelInput, AIMessage], RunnableConfig]:
