@@ -44,6 +44,7 @@ def main() -> None:
 def serve_alone(settings: Settings, listener: socket.socket) -> None:
     """Serve in this process."""
     from app.chains import ChainError  # noqa: PLC0415 -- see main
+    from app.garbage import settle  # noqa: PLC0415
     from app.memory.kept import StoreError  # noqa: PLC0415
     from app.server import create_app  # noqa: PLC0415
     from app.web_server import run  # noqa: PLC0415
@@ -54,9 +55,7 @@ def serve_alone(settings: Settings, listener: socket.socket) -> None:
         app = create_app(settings)
     except (RegistryError, ChainError, StoreError) as error:
         give_up(error)
-    gc.collect()
-    gc.enable()
-    gc.freeze()  # what is there now stays: to look it through again and again costs more than most requests
+    settle()
     run(app, settings, listener)
 
 

@@ -1,10 +1,10 @@
 """The parent's work and one worker's life, from settings to the end."""
 
-import gc
 import importlib
 from functools import partial
 
 from app.chains import ChainError
+from app.garbage import settle
 from app.memory.kept import StoreError
 from app.server import create_app
 from app.settings import Settings
@@ -23,9 +23,7 @@ KILLED_AFTER = 1.0
 def serve(settings: Settings, common: Common, registry: Registry) -> int:
     """Serve with several workers until told to stop; returns the exit status, below zero for a signal."""
     import_ahead(settings, registry)
-    gc.collect()
-    gc.enable()
-    gc.freeze()  # what is there now is shared: a collector that looked at it would write to it
+    settle()
     workers = Workers(
         partial(live, settings, common),
         common.of,
@@ -58,6 +56,5 @@ def live(settings: Settings, common: Common, number: int) -> None:
         app = create_app(told, worker=worker)
     except (RegistryError, ChainError, StoreError) as error:
         give_up(error)
-    gc.collect()
-    gc.freeze()
+    settle()
     run(app, told, common.listener)
