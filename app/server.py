@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 from fastapi import APIRouter, FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from app import prompts, status
 from app.catalogue import Catalogue, ServedModel, serve_model
@@ -52,7 +53,7 @@ from app.protocols.openai import routes as openai
 from app.protocols.tgi import routes as tgi
 from app.rehearsal import Rehearsals, Rehearsed, prompt_of, rehearse_files
 from app.responses import install_handlers
-from app.settings import Settings
+from app.settings import Settings, wants_telemetry
 from app.shutdown import Shutdown
 from app.tools.fetch import Fetcher, fetch_tool
 from app.tools.search import search_tool
@@ -69,6 +70,8 @@ Works = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
 """What runs beside the requests, by a name for people."""
 Closers = Sequence[Callable[[], Awaitable[None]]]
 
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""Of FastAPI's own: where no collector is named, it would look for one again at every request."""
 PROTOCOLS = (openai, anthropic, ollama, tgi, kserve)
 """Those that answer for every model; LangServe's routes are made for each."""
 
@@ -134,6 +137,7 @@ def create_app(
         title="langserve-vllm",
         version=__version__,
         summary="LangChain chains in front of vLLM servers.",
+        telemetry=None if wants_telemetry() else NO_TELEMETRY,
         lifespan=lambda app_: run_in_background(
             works,
             guarding,

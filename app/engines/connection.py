@@ -8,8 +8,9 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
-from urllib.parse import SplitResult, urlsplit
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import httptools
 
@@ -381,9 +382,9 @@ class Connections:
         answer.lifetime.callback(self._release)
         answer.lifetime.enter_context(watched(answer))
         try:
-            where = urlsplit(url)
+            where = locate(url)
             request = _request(where, body, headers)
-            connection = await self._open_to(_address(where))
+            connection = await self._open_to(where.address)
             if answer.failed:
                 self.keep(connection)
             else:
@@ -442,22 +443,33 @@ class Connections:
             connection.abort()
 
 
-def _address(url: SplitResult) -> Address:
-    tls = url.scheme == "https"
-    return url.hostname or "", url.port or (443 if tls else 80), tls
+class Place(NamedTuple):
+    """What a URL says, for who sends a request there."""
+
+    address: Address
+    host: str
+    path: str
 
 
-def _request(url: SplitResult, body: bytes, headers: Mapping[str, str]) -> bytes:
+@lru_cache(maxsize=256)
+def locate(url: str) -> Place:
+    """Return where a URL of an engine leads; there are few."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    address = parts.hostname or "", parts.port or (443 if tls else 80), tls
+    return Place(address, parts.netloc.rpartition("@")[2], parts.path or "/")
+
+
+def _request(where: Place, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Return an HTTP request; a header with a line end in it is none (it would become another one)."""
-    path = url.path or "/"
     lines = {
-        "Host": url.netloc.rpartition("@")[2],
+        "Host": where.host,
         "Content-Type": "application/json",
         "Accept": "*/*",
         "Content-Length": str(len(body)),
         **headers,
     }
-    if any("\r" in text or "\n" in text for pair in lines.items() for text in pair):
+    head = "\r\n".join([f"{name}: {value}" for name, value in lines.items()])
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
         raise ValueError("A header of an engine request holds a line end.")
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body
+    return f"POST {where.path} HTTP/1.1\r\n{head}\r\n\r\n".encode("latin-1") + body

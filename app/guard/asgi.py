@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -288,6 +289,7 @@ def _path(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(root) else path
 
 
+@lru_cache(maxsize=16)
 def _host_name(host: str) -> str:
     """Return a Host header's name without its port."""
     with contextlib.suppress(ValueError):

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from app.guard.call import Call
 
+_write = json.JSONEncoder(ensure_ascii=False).encode
 WAITING = 10_000
 """Lines that may wait for the disk; what comes on top is counted, and the count is written."""
 FILE_BYTES = 20 * 1024 * 1024
@@ -61,7 +62,7 @@ class AuditLog:
         if self._dropped:
             line["lines_lost_before"] = self._dropped
         try:
-            self._lines.put_nowait(json.dumps(line, ensure_ascii=False))
+            self._lines.put_nowait(_write(line))
         except queue.Full:
             self._dropped += 1
         else:

@@ -163,13 +163,10 @@ class Gate:
         call.error = meaning(error).type
         self._note(call, Ending(meaning(error).status, "error"))
 
-    @contextlib.asynccontextmanager
-    async def _counted(self, call: Call, *, counts: bool) -> AsyncGenerator[None]:
+    def _counted(self, call: Call, *, counts: bool) -> contextlib.AbstractAsyncContextManager[None]:
         if self._limits is None or call.key is None or not counts or not _limited(call.key):
-            yield
-            return
-        async with self._limits.used(call.key, lambda: call.tokens):
-            yield
+            return contextlib.nullcontext()
+        return self._limits.used(call.key, lambda: call.tokens)
 
     def _note(self, call: Call, ending: Ending) -> None:
         seconds = time.perf_counter() - call.started

@@ -87,6 +87,11 @@ class Metrics:
         self._active = self._gauge("active_streams", "Answers of engines under way.", both)
         self._queue = self._histogram("queue_seconds", "In line for a place at the engine.", ("model",))
         self._bound = lru_cache(maxsize=1024)(self._bind)
+        bound = lru_cache(maxsize=1024)  # Prometheus's own look-up of labels takes longer than all the counting
+        self._request = bound(self._requests.labels)
+        self._finish = bound(self._finishes.labels)
+        self._second = bound(self._seconds.labels)
+        self._wait = bound(self._queue.labels)
         self._lines = None if worker.is_alone else [self._gauge(name, told, ("model",)) for name, told in LINES]
 
     def _gauge(self, name: str, told: str, labels: tuple[str, ...]) -> Gauge:
@@ -119,10 +124,10 @@ class Metrics:
     def ended(self, call: Call, outcome: str, seconds: float) -> None:
         """A request is over: ``complete``, ``error`` or ``left``."""
         both = self._label(call)
-        self._requests.labels(*both, outcome).inc()
-        self._seconds.labels(*both).observe(seconds)
+        self._request(*both, outcome).inc()
+        self._second(*both).observe(seconds)
         if call.finish is not None:
-            self._finishes.labels(*both, call.finish if call.finish in FINISHES else "other").inc()
+            self._finish(*both, call.finish if call.finish in FINISHES else "other").inc()
         if outcome == "error":
             self._errors.labels(*both, call.error or "unknown").inc()
 
@@ -134,7 +139,7 @@ class Metrics:
 
     def queued(self, model: str, seconds: float) -> None:
         """A request got its place at an engine."""
-        self._queue.labels(model).observe(seconds)
+        self._wait(model).observe(seconds)
 
     # --- what is read ------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from chat_vllm.tokens import EngineTokens
 from chat_vllm.wire import answer_info, has_finished, keep_chunk, keep_reasoning, request_body, take_options
 
 PROVIDER = "vllm"
+_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 PATH = "/chat/completions"
 ASKED = httpx2.Request("POST", "http://engine.invalid/v1/chat/completions")
 """What errors of the openai SDK name where the request itself is not at hand."""
@@ -335,7 +336,7 @@ class ChatVLLM(EngineTokens):
         key = self.openai_api_key
         secret = key.get_secret_value() if isinstance(key, SecretStr) else "EMPTY"
         headers = {"Authorization": f"Bearer {secret}", **(self.default_headers or {})}
-        body = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        body = _write(payload).encode()
         engine: Engine = self.engine
         answer = await engine.post(path or self.path, body, headers)
         if answer.status_code < 400:  # noqa: PLR2004

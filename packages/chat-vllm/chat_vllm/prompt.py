@@ -35,10 +35,10 @@ class ChatPrompt(ChatPromptTemplate):
 
     async def ask(self, input_: Any) -> PromptValue:
         """As ``ainvoke``, for a run that no callback handler is told of."""
-        given = self._validate_input(input_)
-        if self._opening is None:
+        given, opening = self._validate_input(input_), self._opening
+        if opening is None:
             return await self.aformat_prompt(**given)
-        return ChatPromptValue(messages=self.arranged([*self._opening, *given["messages"]]))
+        return ChatPromptValue(messages=self.arranged([*opening, *given["messages"]]))
 
     @override
     def _validate_input(self, inner_input: Any) -> dict[str, Any]:
