@@ -13,6 +13,7 @@ from bench.interruption import run_until_told
 from bench.load import Outcome, Scenario, Target, run
 from bench.peers import BY_PROTOCOL, ROOT, Running, known, run_engine, run_peer, spoken_by
 from bench.report import Figures, Measured, Table, report, report_protocols
+from bench.workers import report_workers, scale
 
 SCENARIOS = {
     "A": Scenario("A", callers=16, tokens=128, pace=20),
@@ -138,8 +139,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="pairs of rounds, forwards and backwards (A B B A)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     parser.add_argument("--by-protocol", action="store_true", help="measure ours in A over each protocol, both paths")
+    parser.add_argument("--workers", help="how ours grows with its workers: their numbers, as 1,2,4")
     asked = parser.parse_args()
     raise_file_limit()
+    if asked.workers:
+        counts = [int(count) for count in asked.workers.split(",")]
+        report_workers(run_until_told(scale(counts, asked.rounds)), ROOT, write=asked.write)
+        return
     if asked.by_protocol:
         names = ["ours", "general", *BY_PROTOCOL]
         result = run_until_told(compare(names, [SCENARIOS["A"]], asked.rounds, []))

@@ -161,15 +161,19 @@ def short(value: float) -> str:
 
 
 def noise(measured: Measured) -> str:
-    """Return what the machine was and how evenly it ran."""
-    speeds = [cpu for cpu, _ in measured.speeds]
-    waits = [max(0.0, 1 - cpu / clock) for cpu, clock in measured.speeds]
-    low, middle_, high = min(speeds), statistics.median(speeds), max(speeds)
+    """Return how often was measured, and how evenly the machine ran."""
+    return f"Minimum (median) of {rounds(measured)} rounds, interleaved A B B A. {noise_of(measured.speeds)}"
+
+
+def noise_of(speeds: Sequence[tuple[float, float]]) -> str:
+    """Return what the machine was and how evenly it ran; see ``Measured.speeds``."""
+    took = [cpu for cpu, _ in speeds]
+    waits = [max(0.0, 1 - cpu / clock) for cpu, clock in speeds]
+    low, middle_, high = min(took), statistics.median(took), max(took)
     return (
-        f"Minimum (median) of {rounds(measured)} rounds, interleaved A B B A. {platform.machine()}, "
-        f"Python {platform.python_version()}; one fixed piece of work took {low * 1e3:.1f} to {high * 1e3:.1f} ms "
-        f"(median {middle_ * 1e3:.1f}) on this machine meanwhile, and waited for a core for "
-        f"{statistics.mean(waits):.0%} of its time ({max(waits):.0%} at worst): so noisy it was."
+        f"{platform.machine()}, Python {platform.python_version()}; one fixed piece of work took "
+        f"{low * 1e3:.1f} to {high * 1e3:.1f} ms (median {middle_ * 1e3:.1f}) on this machine "
+        f"meanwhile, and waited for a core for {statistics.mean(waits):.0%} of its time ({max(waits):.0%} at worst): so noisy it was."
     )
 
 

@@ -224,8 +224,12 @@ class Answer:
         """Return the way of pieces that pass the middlewares by (``app/streams/relay.py``), watched too."""
 
         def write_watched(body: bytes) -> bool:
-            self._look(len(body))
+            self._left -= len(body)  # as _look, for each token
+            if (self._left < 0 or now() > self._deadline) and not self._told:
+                self._stop()
             return write(body)
+
+        now = time.monotonic
 
         return write_watched
 

@@ -3,6 +3,8 @@
 from bench.__main__ import pairs
 from bench.load import Scenario
 from bench.report import Figures, Measured, linear, markdown, page
+from bench.workers import Scaled, Scaling
+from bench.workers import markdown as workers_markdown
 
 ONE, TWO = Scenario("one", 1, 1, 1), Scenario("two", 2, 2, 2)
 
@@ -48,3 +50,13 @@ def test_rounds_go_forwards_and_backwards() -> None:
     forwards = [(name, scenario.name) for name, scenario in pairs(["a", "b"], [ONE, TWO], backwards=False)]
     assert forwards == [("a", "one"), ("a", "two"), ("b", "one"), ("b", "two")]
     assert [name for name, _ in pairs(["a", "b"], [ONE], backwards=True)] == ["b", "a"]
+
+
+def test_more_workers_have_a_row_each() -> None:
+    """The best rate and the least CPU time, with the medians; failures stay in sight."""
+    one = Scaled("ours", 1, rate=[1000, 3000], server=[10, 20], beside=[5, 5], busy=[1.5, 1.7])
+    two = Scaled("ours", 2, rate=[6000, 4000], server=[11, 11], beside=[5, 5], busy=[2, 2], failures=3)
+    text = workers_markdown(Scaling([one, two], 4, [(0.016, 0.016)]))
+    assert "| this project | 1 | 3,000 (2,000) | 10.0 (15.0) | 5.00 (5.00) | 1.60 | 0 |" in text
+    assert "| this project | 2 | 6,000 (5,000) | 11.0 (11.0) | 5.00 (5.00) | 2.00 | 3 |" in text
+    assert "on 4 cores" in text
