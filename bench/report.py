@@ -173,7 +173,8 @@ def noise_of(speeds: Sequence[tuple[float, float]]) -> str:
     return (
         f"{platform.machine()}, Python {platform.python_version()}; one fixed piece of work took "
         f"{low * 1e3:.1f} to {high * 1e3:.1f} ms (median {middle_ * 1e3:.1f}) on this machine "
-        f"meanwhile, and waited for a core for {statistics.mean(waits):.0%} of its time ({max(waits):.0%} at worst): so noisy it was."
+        f"meanwhile, and waited for a core for {statistics.mean(waits):.0%} of its time "
+        f"({max(waits):.0%} at worst): so noisy it was."
     )
 
 
