@@ -26,6 +26,10 @@ UNREACHABLE = "The engine refuses connections: it has just ended or is not up ye
 CLOSED = "The engine closed the connection before it answered."
 DIED = "The engine ended in the middle of the answer."
 HALF = "What arrived is not the whole answer."
+EVENT = b"data: {"
+"""How an event of a stream begins that carries something."""
+TAIL = 6
+"""Pieces at the end of an answer among which its usage is."""
 SILENT = "The engine has sent nothing for too long."
 
 Address = tuple[str, int, bool]
@@ -42,6 +46,31 @@ class Connect(Protocol):
         ...
 
 
+class Passed:
+    """What has passed of an answer, for who measures it. Each piece is noted, so as little as can be is done."""
+
+    __slots__ = ("begun", "events", "tail")
+
+    def __init__(self) -> None:
+        self.events = 0
+        """That carry something."""
+        self.begun = False
+        """Whether there was one."""
+        self.tail: deque[bytes] = deque(maxlen=TAIL)
+        """The last pieces."""
+
+    def note(self, piece: bytes) -> None:
+        """A piece has passed. ``Answer.on_body`` does the same without a call."""
+        self.tail.append(piece)
+        self.events += piece.count(EVENT)
+        if not self.begun and self.events:
+            self.begin()
+
+    def begin(self) -> None:
+        """The first event has passed."""
+        self.begun = True
+
+
 class Answer:
     """An answer under way. Its body is pulled (``async for``) or pushed (``push``), the one or the other.
 
@@ -54,12 +83,13 @@ class Answer:
         self._silence = silence
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
+        self._framed = False
         self._begun: asyncio.Future[None] = self._loop.create_future()
         self._pieces: deque[bytes] = deque()
         self._waiting = 0
         self._news: asyncio.Future[None] | None = None
-        self.observer: Callable[[bytes], None] | None = None
-        """Sees every piece as it arrives, whoever reads it."""
+        self.passed: Passed | None = None
+        """Is told of every piece as it arrives, whoever reads it."""
         self._on_piece: Callable[[bytes], None] | None = None
         self._on_end: Callable[[ServiceError | None], None] | None = None
         self._error: ServiceError | None = None
@@ -162,42 +192,67 @@ class Answer:
         """Take the connection that it arrives by."""
         self._connection = connection
 
-    def take_status(self, status: int) -> None:
-        """The head has arrived."""
-        self.status_code = status
-        self._heard = self._loop.time()
-        if not self._begun.done():
-            self._begun.set_result(None)
-
-    def take_piece(self, piece: bytes) -> None:
-        """A piece of the body has arrived."""
-        self._heard = self._loop.time()
-        if self.observer is not None:
-            self.observer(piece)
-        if self._on_piece is not None:
-            self._on_piece(piece)
+    def lose(self, error: Exception | None = None) -> None:
+        """The connection has ended, which may be the body's end too."""
+        if error is None and not self._framed and self.status_code:
+            self._connection = None
+            self._take_end()
             return
-        self._pieces.append(piece)
-        self._waiting += len(piece)
-        if self._waiting >= ENOUGH:
-            self.pause()
-        self._wake()
-
-    def take_end(self) -> None:
-        """The body is whole. Its connection is used on, so it has to be readable."""
-        self.resume()
-        self._complete = True
-        self._connection = None
-        self._tell()
-        self._finish()
-
-    def lose(self) -> None:
-        """The connection has ended before the answer did."""
         self._connection = None
         begun = self._begun.done()
         self.fail(EngineDied(DIED, hint=HALF) if begun else EngineUnreachable(CLOSED))
 
+    # --- httptools' callbacks: without a connection it is over, whatever else has arrived ------
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: ARG002
+        """One header has arrived."""
+        self._framed = self._framed or name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_headers_complete(self) -> None:
+        """The head has arrived."""
+        if self._connection is None:
+            return
+        self.status_code = self._connection.status
+        self._heard = self._loop.time()
+        if not self._begun.done():
+            self._begun.set_result(None)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body has arrived. This is the way of every token."""
+        if self._connection is None:
+            return
+        self._heard = self._loop.time()
+        passed = self.passed
+        if passed is not None:  # as Passed.note
+            passed.tail.append(body)
+            passed.events += body.count(EVENT)
+            if not passed.begun and passed.events:
+                passed.begin()
+        if self._on_piece is not None:
+            self._on_piece(body)
+            return
+        self._pieces.append(body)
+        self._waiting += len(body)
+        if self._waiting >= ENOUGH:
+            self.pause()
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        """The body is whole; the connection is free, and is used on, so it has to be readable."""
+        connection = self._connection
+        if connection is None:
+            return
+        connection.let_go()
+        self.resume()
+        self._connection = None
+        self._take_end()
+
     # --- inside ----------------------------------------------------------------------------
+
+    def _take_end(self) -> None:
+        self._complete = True
+        self._tell()
+        self._finish()
 
     def _tell(self) -> None:
         self._wake()
@@ -242,7 +297,7 @@ Watch = Callable[[Answer], contextlib.AbstractContextManager[Any]]
 
 
 class Connection(asyncio.Protocol):
-    """One connection to one engine; one answer at a time."""
+    """One connection to one engine; one answer at a time, with a parser of its own: it calls the answer itself."""
 
     def __init__(self, pool: "Connections", address: Address) -> None:
         self._pool = pool
@@ -250,18 +305,22 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._answer: Answer | None = None
         self._transport: Any = None
-        self._framed = False
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
 
     @property
     def usable(self) -> bool:
         """Whether the next request may go this way."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def status(self) -> int:
+        """Of the answer whose head has arrived."""
+        return self._parser.get_status_code() if self._parser is not None else 0
+
     def send(self, answer: Answer, request: bytes) -> None:
         """Ask for an answer."""
         self._answer = answer
-        self._framed = False
+        self._parser = httptools.HttpResponseParser(answer)
         answer.attach(self)
         self._transport.write(request)
 
@@ -276,9 +335,17 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End it now, whatever is under way."""
-        self._answer = None
+        self._answer = self._parser = None
         if self._transport is not None:
             self._transport.abort()
+
+    def let_go(self) -> None:
+        """The answer is whole: the next request may go this way, if the engine allows it."""
+        parser, self._answer, self._parser = self._parser, None, None
+        if parser is not None and parser.should_keep_alive():
+            self._pool.keep(self)
+        else:
+            self._transport.close()
 
     # --- asyncio.Protocol ------------------------------------------------------------------
 
@@ -288,56 +355,24 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer; any that nobody asked for end the connection."""
-        if self._answer is None:
+        if self._answer is None or self._parser is None:
             self.abort()
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._lose()
+        except httptools.HttpParserError as error:
+            self._lose(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended: the engine closed it, or we did."""
         self._pool.forget(self)
-        answer = self._answer
-        if answer is not None and exc is None and not self._framed and answer.status_code:
-            self._answer = None
-            answer.take_end()  # a body whose end is the connection's
-        else:
-            self._lose()
+        self._lose(exc)
 
-    def _lose(self) -> None:
+    def _lose(self, error: Exception | None) -> None:
         answer = self._answer
         self.abort()
         if answer is not None:
-            answer.lose()
-
-    # --- httptools' callbacks --------------------------------------------------------------
-
-    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: ARG002
-        """One header of the answer."""
-        self._framed = self._framed or name.lower() in (b"content-length", b"transfer-encoding")
-
-    def on_headers_complete(self) -> None:
-        """The answer's head is there."""
-        if self._answer is not None:
-            self._answer.take_status(self._parser.get_status_code())
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        if self._answer is not None:
-            self._answer.take_piece(body)
-
-    def on_message_complete(self) -> None:
-        """The body is whole; the connection is free."""
-        answer, self._answer = self._answer, None
-        if answer is None:
-            return
-        if self._parser.should_keep_alive():
-            self._pool.keep(self)
-        else:
-            self._transport.close()
-        answer.take_end()
+            answer.lose(error)
 
 
 class Connections:

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Generator
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -94,7 +93,7 @@ class Connection(HttpToolsProtocol):
         extensions: dict[str, Any] = {ABORT: self.transport.abort, ON_LEAVE: self._telling}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
-        extensions[WRITE] = partial(self._write, self.cycle)  # the request's task has not run yet
+        extensions[WRITE] = self._writer(self.cycle)  # the request's task has not run yet
 
     @contextlib.contextmanager
     def _telling(self, listener: Callable[[], None]) -> Generator[None]:
@@ -109,13 +108,18 @@ class Connection(HttpToolsProtocol):
         finally:
             self._on_leave.discard(listener)
 
-    def _write(self, cycle: RequestResponseCycle, body: bytes) -> bool:
-        """Send a piece of an answer's body as uvicorn's ``send`` would, at once, or tell that the reader is slow."""
-        if self.flow.write_paused or not cycle.chunked_encoding:
-            return False
-        if not cycle.disconnected:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-        return True
+    def _writer(self, cycle: RequestResponseCycle) -> Write:
+        """Return the way of one answer's pieces: as uvicorn's ``send``, at once, or not where the reader is slow."""
+        flow, send = self.flow, self.transport.write
+
+        def write(body: bytes) -> bool:
+            if flow.write_paused or not cycle.chunked_encoding:
+                return False
+            if not cycle.disconnected:
+                send(b"%x\r\n%b\r\n" % (len(body), body))
+            return True
+
+        return write
 
     @override
     def on_message_complete(self) -> None:

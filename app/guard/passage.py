@@ -7,15 +7,15 @@ measured: the first token, the tokens, the end. What is done for each piece of a
 import json
 import re
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from random import getrandbits
 from typing import Any, cast
 
 import httpx2
+from typing_extensions import override
 
-from app.engines.connection import Answer
+from app.engines.connection import Answer, Passed
 from app.engines.engine import BESIDE, Engine
 from app.guard.admission import Admission, Place
 from app.guard.call import Call, current_call, note_model
@@ -26,8 +26,6 @@ GENERATING = re.compile(r"/(completions|embeddings|generations|edits|score|reran
 """What needs a place: everything else (counting tokens, say) is done in no time."""
 USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,32})"')
-TAIL = 6
-"""Pieces at the end of an answer among which its usage is."""
 MOST_GUESSED = 8192
 """Tokens of a prompt that nobody counted: pictures in it make its bytes meaningless."""
 
@@ -89,7 +87,7 @@ class GuardedEngine:
         def see(answer: Answer) -> None:
             nonlocal reading
             reading = read = Reading(call, self._passages.metrics, asked=len(body))
-            answer.observer = read.piece
+            answer.passed = read
             answer.lifetime.callback(lambda: read.end(answer.status_code))
 
         if call is not None:
@@ -154,7 +152,7 @@ class Measured(httpx2.AsyncByteStream):
         self._status = status
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        note = self._reading.piece
+        note = self._reading.note
         async for piece in self._inner:
             note(piece)
             yield piece
@@ -165,7 +163,7 @@ class Measured(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-class Reading:
+class Reading(Passed):
     """What is noted of one answer of an engine, from its first piece to its end.
 
     Args:
@@ -174,15 +172,14 @@ class Reading:
         asked: Bytes of the request.
     """
 
-    __slots__ = ("_asked", "_bound", "_call", "_ended", "_events", "_first", "_place", "_tail")
+    __slots__ = ("_asked", "_bound", "_call", "_ended", "_first", "_place")
 
     def __init__(self, call: Call | None, metrics: Metrics | None, *, asked: int) -> None:
+        super().__init__()
         self._call = call
         self._asked = asked
         self._bound = metrics.begin(call) if metrics is not None and call is not None else None
         self._first: float | None = None
-        self._events = 0
-        self._tail: deque[bytes] = deque(maxlen=TAIL)
         self._place: Place | None = None
         self._ended = False
 
@@ -193,14 +190,13 @@ class Reading:
         else:
             self._place = place
 
-    def piece(self, piece: bytes) -> None:
-        """A piece has come: called for each, so little is done."""
-        self._events += piece.count(b"data: {")
-        if self._first is None and self._events:
-            self._first = time.perf_counter()
-            if self._call is not None and self._call.first is None:
-                self._call.first = self._first
-        self._tail.append(piece)
+    @override
+    def begin(self) -> None:
+        """The first token has come."""
+        super().begin()
+        self._first = time.perf_counter()
+        if self._call is not None and self._call.first is None:
+            self._call.first = self._first
 
     def end(self, status: int) -> None:
         """Nobody reads it any more; a second call changes nothing."""
@@ -223,7 +219,7 @@ class Reading:
 
     def _tokens(self, call: Call) -> tuple[int, int]:
         """Of prompt and answer: as the engine counts them, or as many as events came where it has not said."""
-        tail = b"".join(self._tail)
+        tail = b"".join(self.tail)
         if finish := FINISH.findall(tail):
             call.finish = finish[-1].decode()
         for found in reversed(USAGE.findall(tail)):
@@ -231,7 +227,7 @@ class Reading:
             if usage is not None:
                 return usage
         call.guessed_tokens += min(self._asked // 4, MOST_GUESSED)
-        return 0, self._events
+        return 0, self.events
 
 
 def _read(usage: bytes) -> tuple[int, int] | None:

@@ -34,6 +34,8 @@ class Frames(ABC):
         """By the last event of the piece, where it was text alone."""
         self._usual: Usual | None = None
         """The shape of the events that it is made of, while the next one may be of that shape."""
+        self._around: tuple[bytes, bytes] | None = None
+        """What stands before and after a text in its frame, where that is always the same."""
         self._finished = False
         self._gathered: Gathered | None = None
         self._texts: list[str] = []
@@ -48,9 +50,12 @@ class Frames(ABC):
     def first(self) -> bytes:
         """Return what comes before the first output."""
 
-    @abstractmethod
     def text(self, literal: bytes) -> bytes:
         """Return the frame of a piece of text: a string of JSON, its quotation marks included. Empty: none."""
+        if self._around is None:
+            raise NotImplementedError
+        before, after = self._around
+        return before + literal + after
 
     @abstractmethod
     def message(self, message: AIMessageChunk) -> bytes:
@@ -71,7 +76,8 @@ class Frames(ABC):
         if self._usual is not None and (literal := self._usual.literal(piece)) is not None:
             if self._gathered is not None:
                 self._texts.append(literal[1:-1].decode())
-            return self.text(literal)
+            around = self._around
+            return self.text(literal) if around is None else around[0] + literal + around[1]
         return self._read_events(piece)
 
     def _read_events(self, piece: bytes) -> bytes:

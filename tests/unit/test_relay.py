@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -368,3 +370,30 @@ async def test_a_header_cannot_become_another_request() -> None:
     connections = MemoryNetwork(Engine(Pieces())).connections()
     with pytest.raises(ValueError, match="line end"):
         await connections.post("http://127.0.0.1:1/v1/x", b"{}", {"Authorization": "Bearer a\r\nX: y"})
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n%b"
+
+
+async def test_what_comes_after_an_answer_is_nobodys() -> None:
+    """Neither the answer that has ended nor the next one by the same connection gets bytes that nobody asked for."""
+    opened: list[Any] = []
+
+    async def connect(protocol_factory: Any, host: str, port: int, *, ssl: Any) -> tuple[Any, Any]:  # noqa: ARG001
+        connection, transport = protocol_factory(), cast("Any", Mock(spec=asyncio.Transport))
+        transport.is_closing.return_value = False
+        transport.write.side_effect = partial(asyncio.get_running_loop().call_soon, send, connection)
+        connection.connection_made(transport)
+        opened.append(connection)
+        return transport, connection
+
+    wires = [WHOLE % b"a" + WHOLE % b"x" + b"HTTP/1.1 2", WHOLE % b"b"]
+
+    def send(connection: Any, _: bytes) -> None:
+        connection.data_received(wires.pop(0))
+
+    connections = Connections(10, connect_within=5, silence=60, connect=connect)
+    async with asyncio.timeout(SOON):
+        first = [piece async for piece in await post(connections)]
+        second = [piece async for piece in await post(connections)]
+    assert (first, second, len(opened)) == ([b"a"], [b"b"], 1)

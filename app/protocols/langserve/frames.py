@@ -52,18 +52,14 @@ class LangServeFrames(Frames):
         self._dumps = dumps
         self._run_id = run_id
         if asked.parser is not None:
-            self._before, self._after = b"event: data\r\ndata: ", b"\r\n\r\n"
+            self._around = b"event: data\r\ndata: ", b"\r\n\r\n"
         else:
             before, after = _around_text(dumps, asked.llm.model_provider)
-            self._before, self._after = before, after.replace(ID_MARK, self.message_id.encode())
+            self._around = before, after.replace(ID_MARK, self.message_id.encode())
 
     @override
     def first(self) -> bytes:
         return Event("metadata", json.dumps({"run_id": self._run_id})).encode()
-
-    @override
-    def text(self, literal: bytes) -> bytes:
-        return self._before + literal + self._after
 
     @override
     def message(self, message: AIMessageChunk) -> bytes:
