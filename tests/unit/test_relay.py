@@ -382,15 +382,15 @@ async def test_what_comes_after_an_answer_is_nobodys() -> None:
     async def connect(protocol_factory: Any, host: str, port: int, *, ssl: Any) -> tuple[Any, Any]:  # noqa: ARG001
         connection, transport = protocol_factory(), cast("Any", Mock(spec=asyncio.Transport))
         transport.is_closing.return_value = False
-        transport.write.side_effect = partial(asyncio.get_running_loop().call_soon, send, connection)
+        transport.write = partial(write, connection)
         connection.connection_made(transport)
         opened.append(connection)
         return transport, connection
 
     wires = [WHOLE % b"a" + WHOLE % b"x" + b"HTTP/1.1 2", WHOLE % b"b"]
 
-    def send(connection: Any, _: bytes) -> None:
-        connection.data_received(wires.pop(0))
+    def write(connection: Any, _: bytes) -> None:
+        asyncio.get_running_loop().call_soon(connection.data_received, wires.pop(0))
 
     connections = Connections(10, connect_within=5, silence=60, connect=connect)
     async with asyncio.timeout(SOON):
