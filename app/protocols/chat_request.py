@@ -39,6 +39,9 @@ class ChatRequest:
     owner: str | None = None
     """The key that asks; None where keys are off."""
 
+    seen: bool = False
+    """Its pictures were checked, and are as the model takes them."""
+
     def turns(self) -> list[BaseMessage]:
         """Return the conversation."""
         return [HumanMessage(self.prompt)] if self.prompt is not None else [*self.messages]

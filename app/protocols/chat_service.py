@@ -80,12 +80,21 @@ class ChatService:
             raise Refused(f"'{choice.name}' sees no pictures.", param=given[0].place)
         return [*messages]
 
+    async def see(self, choice: Choice, request: ChatRequest) -> ChatRequest:
+        """Return a question with its pictures as the model takes them.
+
+        Raises:
+            ServiceError: As ``look_at``.
+        """
+        if request.seen or all(isinstance(message.content, str) for message in request.messages):
+            return request
+        return replace(request, messages=await self.look_at(choice, request.messages), seen=True)
+
     async def _accept(self, request: ChatRequest) -> tuple[Choice, ChatRequest]:
         """Return a question that can be answered, and its model, ready."""
         choice = self.check(request)
         current_session.set(request.session)
-        if request.messages:
-            request = replace(request, messages=await self.look_at(choice, request.messages))
+        request = await self.see(choice, request)
         await self.ensure_ready(choice, request.wait)
         return choice, request
 
@@ -118,19 +127,16 @@ class ChatService:
     # --- the short way -----------------------------------------------------------------------
 
     def may_push(self, choice: Choice, request: ChatRequest) -> bool:
-        """Whether a request may go the short way: one answer in text, from a chain of a known kind."""
-        if not self.settings.fast_path or choice.fast is None or request.n != 1:
-            return False
-        if request.prompt is not None:
-            return not choice.raw
-        return all(isinstance(message.content, str) for message in request.messages)
+        """Whether a request may go the short way: one answer from a chain of a known kind."""
+        known = self.settings.fast_path and choice.fast is not None and request.n == 1
+        return known and not (choice.raw and request.prompt is not None)
 
-    async def ask(self, choice: Choice, request: ChatRequest) -> Question | None:
+    async def ask(self, choice: Choice, request: ChatRequest, index: int = 0) -> Question | None:
         """Return what the chain asks the model, which is ready; None where LangChain has to run it after all."""
         current_session.set(request.session)
-        if choice.fast is None:
+        if choice.fast is None or not self.settings.fast_path:
             return None
-        return await choice.fast.ask({"messages": request.turns()}, _config(request, 0))
+        return await choice.fast.ask({"messages": request.turns()}, _config(request, index))
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -149,6 +155,8 @@ class ChatService:
     async def _answer(self, choice: Choice, request: ChatRequest, index: int) -> AIMessage:
         if choice.raw and request.prompt is not None:
             return await complete(choice, request, _seeded(request, index))
+        if (question := await self.ask(choice, request, index)) is not None:
+            return as_message(await question.whole())
         config = _config(request, index)
         return as_message(await choice.answerer().ainvoke({"messages": request.turns()}, config))
 

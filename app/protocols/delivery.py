@@ -183,6 +183,7 @@ class Delivery:
         choice, hold = self.chats.check(asked), self.settings.stream_hold
         if self.chats.may_push(choice, asked):
             async with self.wanted(request):
+                asked = await self.chats.see(choice, asked)
                 if not await self.chats.is_ready_within(choice, asked.wait, hold):
                     hold = 0.0
                 elif (relay := await self._relay(choice, asked, telling)) is not None:

@@ -23,6 +23,8 @@ from langchain_core.runnables.base import RunnableBinding
 
 OPTIONS = ("extra_headers", "extra_query", "timeout")
 """Arguments about the HTTP request, which the SDK understands."""
+PASSED_ON = frozenset({"text", "image_url"})
+"""Parts of a content, by their type, that LangChain leaves as they are; a test compares."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class KnownChain:
             value = await asking
         if not isinstance(value, PromptValue):
             return None
-        plain = all(isinstance(message.content, str) for message in value.to_messages())
-        return Asked(llm, value, arguments, self.parser) if plain else None
+        passed_on = all(map(_is_passed_on, value.to_messages()))
+        return Asked(llm, value, arguments, self.parser) if passed_on else None
 
     def _model_for(self, config: RunnableConfig) -> tuple[ChatVLLM | None, Mapping[str, Any], RunnableConfig]:
         """Return the model that this config asks for, where it is one that streams and has the short way."""
@@ -69,6 +71,12 @@ class KnownChain:
         arguments.pop("ls_structured_output_format", None)  # LangChain tells tracers of it, and takes it out too
         usual = type(model) is ChatVLLM and model.answers_short and not any(name in arguments for name in OPTIONS)
         return cast("ChatVLLM", model) if usual else None, arguments, config
+
+
+def _is_passed_on(message: BaseMessage) -> bool:
+    """Whether ``astream`` gives a message to the model as it is; other parts it brings into LangChain's form first."""
+    content: Any = message.content
+    return isinstance(content, str) or all(isinstance(part, str) or part.get("type") in PASSED_ON for part in content)
 
 
 def _listened_to(config: RunnableConfig, llm: ChatVLLM) -> bool:

@@ -133,3 +133,20 @@ REFUSALS = {
     "broken": (500, refusal("Traceback", code=500)),
     "no JSON": (503, "text"),
 }
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    "text": {"content": "In France, 東京 😀"},
+    "reasoning": {"content": "4", "reasoning": "Two and two."},
+    "nothing": {"content": None},
+    "a tool call": {"content": None, "tool_calls": [call(0, name="add", arguments='{"a": 1}')]},
+    "a tool call that is none": {"content": None, "tool_calls": [call(0, name="add", arguments="{")]},
+}
+"""Messages of answers in one piece."""
+
+
+def whole(message: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer in one piece, with log probabilities and usage."""
+    told = {"role": "assistant", **message}
+    choice = {"index": 0, "message": told, "logprobs": logprobs("In"), "finish_reason": "stop"}
+    return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE["usage"]}

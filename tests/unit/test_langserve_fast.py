@@ -1,7 +1,7 @@
 """The fast path says, byte for byte, what LangChain says on the general one."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +11,9 @@ from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tracers.context import collect_runs
 
+from app.engines.connection import Answer, Connections
 from app.streams.known_chain import recognise
-from tests.unit.engine_streams import CORPUS, DEAD, HEAD, REFUSALS, USAGE, call, logprobs
+from tests.unit.engine_streams import CORPUS, DEAD, HEAD, REFUSALS, USAGE, WHOLE, whole
 from tests.unit.memory_network import MemoryNetwork
 from tests.unit.scripted import MODEL, ScriptedEngine, Stage, Stream, says
 
@@ -59,25 +60,10 @@ async def test_every_way_tells_a_refusal_alike(stages: dict[str, Stage], name: s
     assert answers["fast"][0] >= 400
 
 
-WHOLE: dict[str, dict[str, Any]] = {
-    "text": {"content": "In France, 東京 😀"},
-    "reasoning": {"content": "4", "reasoning": "Two and two."},
-    "nothing": {"content": None},
-    "a tool call": {"content": None, "tool_calls": [call(0, name="add", arguments='{"a": 1}')]},
-    "a tool call that is none": {"content": None, "tool_calls": [call(0, name="add", arguments="{")]},
-}
-
-
 @pytest.mark.parametrize("name", WHOLE)
 async def test_every_way_answers_whole_with_the_same_bytes(stages: dict[str, Stage], name: str) -> None:
     """Answers in one piece are equal too, with log probabilities and usage."""
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", **WHOLE[name]},
-        "logprobs": logprobs("In"),
-        "finish_reason": "stop",
-    }
-    body = {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE["usage"]}
+    body = whole(WHOLE[name])
     answers = {
         way: await told(stage, lambda: (200, body), {"input": QUESTION}, "invoke") for way, stage in stages.items()
     }
@@ -239,10 +225,40 @@ async def test_a_model_with_something_around_it_is_langchains(changed: dict[str,
     assert await known.prepare({"messages": [("user", "hi")]}, {}) is None
 
 
-async def test_pictures_are_langchains() -> None:
-    """Content of another form than text is brought into form by LangChain."""
-    engine = MemoryNetwork(ScriptedEngine(says())).connections()
-    known = recognise(PROMPT | ChatVLLM(model="m", engine=engine))
+class Way:
+    """To a scripted engine."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Send it there."""
+        return await self._connections.post(f"http://127.0.0.1:1/v1{path}", body, headers)
+
+
+PIXEL = "data:image/png;base64,AAAA"
+PARTS: dict[str, list[Any]] = {
+    "texts": [{"type": "text", "text": "Where is"}, "Paris?"],
+    "a picture": [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PIXEL}}],
+    "a file": [{"type": "file", "file": {"file_id": "one"}}],
+    "a picture in LangChain's form": [{"type": "image", "source_type": "url", "url": "http://localhost/a.png"}],
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+async def test_a_content_in_parts_is_asked_for_alike(name: str) -> None:
+    """Texts and pictures of OpenAI's form take the fast path; LangChain brings other parts into form on its own."""
+    engine = ScriptedEngine(says("In France."))
+    llm: Any = ChatVLLM(model="m", engine=Way(MemoryNetwork(engine).connections()))
+    chain = PROMPT | configurable(llm)
+    value = {"messages": [{"role": "user", "content": PARTS[name]}]}
+    known = recognise(chain)
     assert known is not None
-    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
-    assert await known.prepare({"messages": [{"role": "user", "content": picture}]}, {}) is None
+    asked = await known.prepare(value, {})
+    assert (asked is not None) is (name in ("texts", "a picture"))
+    if asked is None:
+        return
+    assert [piece async for piece in await asked.stream()]
+    assert [chunk async for chunk in chain.astream(value)]
+    of_the_fast_path, of_langchain = engine.requests
+    assert of_the_fast_path == of_langchain

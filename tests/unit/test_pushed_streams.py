@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from chat_vllm import ChatVLLM
 
-from tests.unit.engine_streams import CORPUS, REFUSALS, logprobs, said
+from tests.unit.engine_streams import CORPUS, REFUSALS, WHOLE, logprobs, said, whole
 from tests.unit.scripted import MODEL, SOON, Exchange, ScriptedEngine, Stage, Stream, caller
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # langserve's own
@@ -31,7 +33,69 @@ class Wire:
     body: Mapping[str, Any]
 
 
+ADD: dict[str, Any] = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+CACHED = {"cache_control": {"type": "ephemeral"}}
+
 WIRES = {
+    "OpenAI, as vLLM's benchmark asks": Wire(
+        "/v1/chat/completions",
+        {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "Where is Paris?"}]}],
+            "max_completion_tokens": 32,
+            "temperature": 0.0,
+            "repetition_penalty": 1.0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    ),
+    "OpenAI, as an agent asks": Wire(
+        "/v1/chat/completions",
+        {
+            "model": MODEL,
+            "messages": [
+                {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+                {"role": "user", "content": [{"type": "text", "text": "One and"}, {"type": "text", "text": "two?"}]},
+                {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "3"}]},
+            ],
+            "tools": [{"type": "function", "function": ADD}],
+            "tool_choice": "auto",
+            "parallel_tool_calls": False,
+            "stream": True,
+            "user": "somebody",
+        },
+    ),
+    "Anthropic, as an agent asks": Wire(
+        "/v1/messages",
+        {
+            "model": MODEL,
+            "max_tokens": 9,
+            "system": [{"type": "text", "text": "Be brief.", **CACHED}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "One and two?", **CACHED}]},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "text", "text": "Let me see."},
+                        {"type": "tool_use", "id": "toolu_1", "name": "add", "input": {}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "3"}]}
+                    ],
+                },
+            ],
+            "tools": [{"name": "add", "description": "Adds.", "input_schema": ADD["parameters"]}],
+            "tool_choice": {"type": "auto"},
+            "metadata": {"user_id": "somebody"},
+            "stream": True,
+        },
+    ),
     "OpenAI": Wire("/v1/chat/completions", {"model": MODEL, "messages": QUESTION, "stream": True}),
     "OpenAI, with usage": Wire(
         "/v1/chat/completions",
@@ -127,6 +191,54 @@ async def test_both_ways_stream_the_same_bytes(stages: dict[str, Stage], wire: s
     for name, steps in ALL.items():
         answers = {way: await told(stage, WIRES[wire], lambda s=steps: Stream(s)) for way, stage in stages.items()}
         assert answers["fast"] == answers["short"], name
+
+
+ASKED_WHOLE = {
+    **{name: wire for name, wire in WIRES.items() if "raw" not in name},
+    "OpenAI, two answers": Wire("/v1/chat/completions", {"model": MODEL, "messages": QUESTION, "n": 2, "seed": 7}),
+}
+
+
+def in_one_piece(wire: Wire) -> Wire:
+    """Return the same question, answered in one piece."""
+    body = {name: value for name, value in wire.body.items() if name not in ("stream", "stream_options")}
+    if wire.path.startswith("/api"):
+        body["stream"] = False
+    return Wire(wire.path.replace("generate_stream", "generate"), body)
+
+
+@pytest.mark.parametrize("wire", ASKED_WHOLE)
+async def test_a_known_chain_answers_whole_without_langchains_run(
+    stages: dict[str, Stage], wire: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the comparison below compares two ways."""
+    run = AsyncMock(side_effect=RuntimeError)
+    monkeypatch.setattr(ChatVLLM, "_agenerate", run)  # what LangChain's run calls
+    asked, answered = in_one_piece(ASKED_WHOLE[wire]), dict[str, bool]()
+    for way, stage in stages.items():
+        async with stage.client(ScriptedEngine(lambda _: (200, whole(WHOLE["text"])))) as client:
+            answered[way] = (await client.post(asked.path, json=asked.body)).status_code == 200
+    assert answered == {"short": False, "fast": True}
+
+
+@pytest.mark.parametrize("wire", ASKED_WHOLE)
+async def test_both_ways_answer_whole_alike(stages: dict[str, Stage], wire: str) -> None:
+    """The engine is asked for the same, and what it says in one piece, or why not, reads the same."""
+    asked = in_one_piece(ASKED_WHOLE[wire])
+    replies: dict[str, Any] = {
+        **{name: (200, whole(message)) for name, message in WHOLE.items()},
+        **REFUSALS,
+        "none": (200, []),
+    }
+    for name, reply in replies.items():
+        said: dict[str, Any] = {}
+        for way, stage in stages.items():
+            engine = ScriptedEngine(lambda _, r=reply: r)
+            async with stage.client(engine) as client:
+                response = await client.post(asked.path, json=asked.body)
+            said[way] = response.status_code, VARIES.sub("X", response.text), engine.requests
+        assert said["fast"] == said["short"], name
+        assert (said["fast"][0] == 200) is (name in WHOLE), name
 
 
 @pytest.mark.parametrize("wire", WIRES)
